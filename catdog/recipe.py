@@ -1,0 +1,351 @@
+"""`Recipe`: every setting of a run, as frozen dataclasses read from TOML, each value checked where it is set."""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from catdog.errors import CallerError
+
+
+def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise CallerError(f"{name} = {value!r}: must be {allowed}")
+
+
+@dataclass(frozen=True)
+class Data:
+    uri: str = ""
+    """Folder of a prepared data set (it holds manifest.json)."""
+    side: int = 96
+    """Side in pixels of the square images that the backbone sees."""
+    global_batch: int = 64
+    """Examples in one optimizer step, over all replicas."""
+    streams: int = 16
+    """Canonical streams; divides the batch and the number of train shards, and bounds the number of replicas."""
+
+    def __post_init__(self) -> None:
+        _require(32 <= self.side <= 1024, "data.side", self.side, "from 32 to 1024 pixels")
+        _require(self.streams >= 1, "data.streams", self.streams, "at least 1")
+        _require(self.global_batch >= 1, "data.global_batch", self.global_batch, "at least 1")
+        _require(
+            self.global_batch % self.streams == 0,
+            "data.global_batch",
+            self.global_batch,
+            f"a multiple of data.streams ({self.streams}), for each stream gives the same number of rows",
+        )
+
+
+@dataclass(frozen=True)
+class Augment:
+    min_area: float = 0.6
+    """Smallest part of the image's area that a random crop keeps; 1 switches cropping off."""
+    flip: bool = True
+    """Mirror left and right with probability one half."""
+    rotation: float = 8.0
+    """Largest rotation, degrees either way."""
+    brightness: float = 0.15
+    """Largest change of brightness, as a part of the full range 0..255."""
+    contrast: float = 0.15
+    """Largest relative change of contrast."""
+    saturation: float = 0.15
+    """Largest relative change of saturation."""
+    mixup: float = 0.0
+    """Alpha of MixUp's Beta distribution (Zhang et al., 2018); 0 switches it off."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.min_area <= 1, "augment.min_area", self.min_area, "above 0 and at most 1")
+        _require(0 <= self.rotation <= 180, "augment.rotation", self.rotation, "from 0 to 180 degrees")
+        for name in ("brightness", "contrast", "saturation"):
+            _require(0 <= getattr(self, name) < 1, f"augment.{name}", getattr(self, name), "at least 0 and below 1")
+        _require(self.mixup >= 0, "augment.mixup", self.mixup, "at least 0")
+
+
+BACKBONES = (
+    *(f"EfficientNetB{n}" for n in range(8)),
+    *(f"EfficientNetV2B{n}" for n in range(4)),
+    *(f"EfficientNetV2{size}" for size in "SML"),
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    backbone: str = "EfficientNetB0"
+    """An EfficientNet of keras.applications."""
+    weights: str = "bundled"
+    """`imagenet`, `bundled` (EfficientNetB0 only), `none`, or the path of a .weights.h5 file."""
+    units: int = 128
+    """Width of the hidden layer of the head."""
+    dropout: float = 0.2
+    """Part of the hidden units that are dropped in training."""
+
+    def __post_init__(self) -> None:
+        near = difflib.get_close_matches(self.backbone, BACKBONES, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        _require(self.backbone in BACKBONES, "model.backbone", self.backbone, f"one of {', '.join(BACKBONES)}{hint}")
+        _require(
+            self.weights != "bundled" or self.backbone == "EfficientNetB0",
+            "model.weights",
+            self.weights,
+            f"'imagenet', 'none' or a path with {self.backbone}: only EfficientNetB0 is bundled",
+        )
+        _require(self.weights != "", "model.weights", self.weights, "'imagenet', 'bundled', 'none' or a file's path")
+        _require(self.units >= 1, "model.units", self.units, "at least 1")
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    name: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = 0.0
+    """Decoupled weight decay per unit of learning rate; for adamw only."""
+    clip_norm: float = 1.0
+    """Largest global norm of the reduced gradient; 0 switches clipping off."""
+    accumulate: int = 1
+    """Micro-batches that a replica's share of the global batch is cut into; saves memory, changes no result."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights, which is then what is validated and kept; 0 switches it off."""
+
+    def __post_init__(self) -> None:
+        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "at least 0")
+        _require(
+            self.name == "adamw" or self.weight_decay == 0,
+            "optimizer.weight_decay",
+            self.weight_decay,
+            "0 with adam; choose optimizer.name = 'adamw'",
+        )
+        _require(self.clip_norm >= 0, "optimizer.clip_norm", self.clip_norm, "at least 0")
+        _require(self.accumulate >= 1, "optimizer.accumulate", self.accumulate, "at least 1")
+        _require(0 <= self.ema < 1, "optimizer.ema", self.ema, "at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class Loss:
+    balance: Literal["none", "class_weight", "oversample", "focal"] = "none"
+    """How a rarer class is helped: weights in the loss, repeated examples, or the focal loss (Lin et al., 2017)."""
+    focal_gamma: float = 2.0
+    """Focusing exponent of the focal loss."""
+    label_smoothing: float = 0.0
+    """Part of the target that is spread evenly over both classes."""
+
+    def __post_init__(self) -> None:
+        _require(self.focal_gamma >= 0, "loss.focal_gamma", self.focal_gamma, "at least 0")
+        _require(0 <= self.label_smoothing < 1, "loss.label_smoothing", self.label_smoothing, "at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class Phase:
+    name: str = "frozen"
+    """What logs and plots call the phase."""
+    epochs: int = 1
+    learning_rate: float = 1e-3
+    """Peak rate: reached after the warm-up, brought to 0 by a cosine."""
+    warmup: float = 0.1
+    """Part of the phase's steps in which the rate rises linearly."""
+    unfreeze: str | int = "none"
+    """Part of the backbone that is trained: `none`, `all`, or the number of its last blocks."""
+
+    def __post_init__(self) -> None:
+        _require(self.name != "", "phases.name", self.name, "a name")
+        _require(self.epochs >= 1, "phases.epochs", self.epochs, "at least 1")
+        _require(self.learning_rate > 0, "phases.learning_rate", self.learning_rate, "above 0")
+        _require(0 <= self.warmup < 1, "phases.warmup", self.warmup, "at least 0 and below 1")
+        whole = isinstance(self.unfreeze, int) and self.unfreeze >= 1
+        _require(
+            whole or self.unfreeze in ("none", "all"),
+            "phases.unfreeze",
+            self.unfreeze,
+            "'none', 'all' or a number of blocks of at least 1",
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    every_steps: int = 0
+    """Save each time this many steps are done; 0 leaves it to the clock and the ends of epochs."""
+    every_seconds: float = 300.0
+    """Save when this long has passed since the last save; 0 leaves it to the steps and the ends of epochs."""
+    keep: int = 2
+    """Newest checkpoints kept; the best by validation loss is kept as well."""
+
+    def __post_init__(self) -> None:
+        _require(self.every_steps >= 0, "checkpoint.every_steps", self.every_steps, "at least 0")
+        _require(self.every_seconds >= 0, "checkpoint.every_seconds", self.every_seconds, "at least 0")
+        _require(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
+
+
+@dataclass(frozen=True)
+class Run:
+    uri: str = ""
+    """Folder of the run: its checkpoints, metrics, model and report."""
+    seed: int = 0
+    """Decides the order of the data, the augmentation, the dropout and the head's first weights."""
+    strategy: str = "auto"
+    """`auto` (one device, or all GPUs mirrored), or `cpu:N` for N logical CPU devices."""
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    """`auto` measures on the device at hand which is fastest."""
+    deterministic: bool = False
+    """Ask TensorFlow for the same bits on every run on a GPU, at some cost in speed; a CPU gives them anyway."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, "run.seed", self.seed, "from 0 to 2147483647")
+        kind, _, count = self.strategy.partition(":")
+        _require(
+            self.strategy == "auto" or (kind == "cpu" and count.isdigit() and int(count) >= 1),
+            "run.strategy",
+            self.strategy,
+            "'auto' or 'cpu:N'",
+        )
+        _require(self.log_every >= 1, "run.log_every", self.log_every, "at least 1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings of a run. Read one with `load`, change one with `override`, write one with `to_toml`."""
+
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
+    model: Model = field(default_factory=Model)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    loss: Loss = field(default_factory=Loss)
+    phases: tuple[Phase, ...] = (Phase("frozen"), Phase("finetune", learning_rate=1e-5, unfreeze="all"))
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    run: Run = field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        names = [phase.name for phase in self.phases]
+        _require(len(names) >= 1, "phases", names, "at least one [[phases]] table")
+        _require(len(set(names)) == len(names), "phases", names, "phases of different names")
+        rows = self.data.global_batch // self.data.streams
+        _require(
+            self.augment.mixup == 0 or rows >= 2,
+            "augment.mixup",
+            self.augment.mixup,
+            "0 when each stream gives one row: partners come from one stream; raise data.global_batch",
+        )
+        for phase in self.phases:
+            _require(
+                self.model.weights != "none" or phase.unfreeze == "all",
+                f"phases {phase.name!r}: unfreeze",
+                phase.unfreeze,
+                "'all' when model.weights = 'none': an untrained backbone has nothing worth freezing",
+            )
+
+
+# What may differ between the parts of one run, for it changes where and how the run is done, not what it computes.
+MAY_DIFFER = ("data.uri", "run.uri", "run.strategy", "run.log_every", "checkpoint.")
+
+
+def load(path: str | Path) -> Recipe:
+    """Read a recipe's TOML file; raises CallerError that names the file and the field."""
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CallerError(f"{path}: there is no such recipe") from None
+    except (IsADirectoryError, PermissionError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise CallerError(f"{path}: is not a recipe in TOML: {error}") from None
+    try:
+        return _build(Recipe, table, "")
+    except CallerError as error:
+        raise CallerError(f"{path}: {error}") from None
+
+
+def override(recipe: Recipe, settings: list[tuple[str, str]]) -> Recipe:
+    """The recipe with each (dotted name, text) put in place, as `("phases.0.epochs", "3")`.
+
+    All are put in place before anything is checked, so that fields that depend on each other may change together.
+    """
+    table = dataclasses.asdict(recipe)
+    for name, text in settings:
+        _put(table, name, text)
+    return _build(Recipe, table, "")
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe with every field, the defaults too, as TOML that `load` reads back to an equal recipe."""
+    return tomli_w.dumps(dataclasses.asdict(recipe) | {"phases": [dataclasses.asdict(p) for p in recipe.phases]})
+
+
+def differences(run: Recipe, now: Recipe) -> list[str]:
+    """The fields, as 'name: old → new', in which two recipes would compute different runs."""
+    old, new = _flatten(dataclasses.asdict(run)), _flatten(dataclasses.asdict(now))
+    return [
+        f"{name}: {old.get(name)!r} → {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not name.startswith(MAY_DIFFER)
+    ]
+
+
+def _flatten(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict | list | tuple):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= _flatten(inner, f"{name}.{key}" if name else str(key))
+    return flat
+
+
+def _unknown(name: str, known: list[str]) -> CallerError:
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    return CallerError(f"{name!r} is not a field of a recipe: {hint}")
+
+
+def _put(table: dict[str, Any], name: str, text: str) -> None:
+    *parents, last = name.split(".")
+    here: Any = table
+    for part in parents:
+        if isinstance(here, tuple | list) and part.isdigit() and int(part) < len(here):
+            here = here[int(part)]
+        elif isinstance(here, dict) and part in here:
+            here = here[part]
+        else:
+            raise _unknown(name, list(_flatten(table)))
+    if not isinstance(here, dict) or last not in here or isinstance(here[last], dict | tuple | list):
+        raise _unknown(name, list(_flatten(table)))
+    try:
+        here[last] = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        here[last] = text
+
+
+def _build(kind: Any, value: Any, name: str) -> Any:
+    """`value` as the annotated type `kind`; `name` is the dotted name for errors."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise CallerError(f"{name} = {value!r}: must be a table")
+        hints = typing.get_type_hints(kind)
+        prefix = f"{name}." if name else ""
+        for key in value:
+            if key not in hints:
+                raise _unknown(f"{prefix}{key}", [f"{prefix}{hint}" for hint in hints])
+        return kind(**{key: _build(hints[key], inner, f"{prefix}{key}") for key, inner in value.items()})  # type: ignore[operator]
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise CallerError(f"{name} = {value!r}: must be a list of tables, [[{name}]]")
+        inner_kind = typing.get_args(kind)[0]
+        return tuple(_build(inner_kind, inner, f"{name}.{index}") for index, inner in enumerate(value))
+    if origin is Literal:
+        allowed = typing.get_args(kind)
+        near = difflib.get_close_matches(str(value), allowed, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        _require(value in allowed, name, value, f"one of {', '.join(map(repr, allowed))}{hint}")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is str and not isinstance(value, str):
+        raise CallerError(f"{name} = {value!r}: must be text in quotes")
+    kinds = typing.get_args(kind) if origin is types.UnionType else (kind,)
+    if type(value) not in kinds:
+        raise CallerError(f"{name} = {value!r}: must be {' or '.join(k.__name__ for k in kinds)}")
+    return value
