@@ -1,0 +1,93 @@
+"""Augmentation on the device: stateless, decided by numbers drawn for (seed, epoch, example) and nothing else."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from catdog.recipe import Augment
+
+CROP_AREA, CROP_ASPECT, CROP_X, CROP_Y, FLIP, ROTATION, BRIGHTNESS, CONTRAST, SATURATION, MIXUP = range(10)
+DRAWS = 10
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def draws(seed: int, epoch: int, example: np.ndarray) -> np.ndarray:
+    """Uniform numbers in [0, 1), float32 [n, DRAWS], for the int64 [n] indices of examples.
+
+    A counter-based generator: two rounds of SplitMix64's finaliser (Steele, Lea and Flood, 2014) over the key.
+    """
+    with np.errstate(over="ignore"):
+        key = _mix(_mix(np.uint64(seed) + _GOLDEN) ^ np.uint64(epoch))
+        words = _mix(key ^ _mix(example.astype(np.uint64) + _GOLDEN))
+        counters = words[:, None] + _GOLDEN * np.arange(1, DRAWS + 1, dtype=np.uint64)
+        return (_mix(counters) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
+
+
+def augment(images: tf.Tensor, draws: tf.Tensor, settings: Augment) -> tf.Tensor:
+    """Flip, rotation, brightness, contrast and saturation of images [b, side, side, 3] in 0..255; float32, same shape.
+
+    `draws` is float32 [b, DRAWS] in [0, 1). A row depends on no other row.
+    """
+    result = tf.cast(images, tf.float32)
+    if settings.flip or settings.rotation > 0:
+        result = _flip_and_rotate(result, draws, settings)
+
+    def change(column: int, largest: float) -> tf.Tensor:
+        return ((2.0 * draws[:, column] - 1.0) * largest)[:, None, None, None]
+
+    if settings.brightness > 0:
+        result += 255.0 * change(BRIGHTNESS, settings.brightness)
+    if settings.contrast > 0:
+        mean = tf.reduce_mean(result, axis=(1, 2, 3), keepdims=True)
+        result = mean + (result - mean) * (1.0 + change(CONTRAST, settings.contrast))
+    if settings.saturation > 0:
+        grey = tf.reduce_sum(result * tf.constant(_LUMA), axis=3, keepdims=True)
+        result = grey + (result - grey) * (1.0 + change(SATURATION, settings.saturation))
+    return tf.clip_by_value(result, 0.0, 255.0)
+
+
+def mixup(images: tf.Tensor, labels: tf.Tensor, draws: tf.Tensor, rows_per_stream: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """MixUp (Zhang et al., 2018) of each row with the next row of its stream.
+
+    Rows of one stream lie together, `rows_per_stream` of them, so partners are the same for any number of replicas.
+    Column MIXUP of the draws holds the share that a row keeps, as `pipeline` has put it there.
+    """
+    kept = draws[:, MIXUP]
+
+    def partner(tensor: tf.Tensor) -> tf.Tensor:
+        streams = tf.reshape(tensor, tf.concat([[-1, rows_per_stream], tf.shape(tensor)[1:]], 0))
+        return tf.reshape(tf.roll(streams, -1, axis=1), tf.shape(tensor))
+
+    share = kept[:, None, None, None]
+    return images * share + partner(images) * (1.0 - share), labels * kept + partner(labels) * (1.0 - kept)
+
+
+def _flip_and_rotate(images: tf.Tensor, draws: tf.Tensor, settings: Augment) -> tf.Tensor:
+    """Both as one affine map of output pixels to input pixels about the centre, so that pixels are read once."""
+    side = images.shape[1]
+    centre = (side - 1) / 2.0
+    mirror = tf.where(draws[:, FLIP] < 0.5, -1.0, 1.0) if settings.flip else tf.ones_like(draws[:, FLIP])
+    angle = (2.0 * draws[:, ROTATION] - 1.0) * (settings.rotation * math.pi / 180.0)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    a, b, c, d = mirror * cos, -mirror * sin, sin, cos
+    zero = tf.zeros_like(a)
+    transforms = tf.stack([a, b, centre - centre * (a + b), c, d, centre - centre * (c + d), zero, zero], axis=1)
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=transforms,
+        output_shape=tf.constant([side, side]),
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="REFLECT",
+    )
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(word: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return word ^ (word >> np.uint64(31))

@@ -1,0 +1,166 @@
+"""Which examples make global batch t, and which of its rows are whose: pure functions on NumPy arrays.
+
+Shard i belongs to stream i mod S for ever. Each epoch permutes, by the seed, the shards of a stream and the records of
+each shard. Row r of a global batch comes from stream r mod S, so batch t is the same set of examples for any number of
+workers, and the position of a run is one integer.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from catdog.errors import CallerError
+
+Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One global batch of G rows; arrays are int64 [G]."""
+
+    epoch: int
+    shard: Ints
+    """Which of the split's shards a row's example lies in."""
+    record: Ints
+    """Which record of that shard it is."""
+    example: Ints
+    """Its index in the split: the shards' records one after another."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of a split for training.
+
+    Within an epoch each example comes at most once, and all but fewer than global_batch + streams of them do.
+    With `labels`, one string of digits a shard, the rarer classes are repeated instead until each stream takes its
+    classes in turn. Raises CallerError when the shards do not fit the streams.
+    """
+
+    sizes: tuple[int, ...]
+    streams: int
+    global_batch: int
+    seed: int
+    labels: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.sizes) % self.streams or self.global_batch % self.streams:
+            raise CallerError(
+                f"data.streams = {self.streams}: must divide both the {len(self.sizes)} train shards of the data set"
+                f" and data.global_batch = {self.global_batch}"
+            )
+        totals = [sum(self.sizes[stream :: self.streams]) for stream in range(self.streams)]
+        if max(totals) - min(totals) > 1:
+            raise CallerError(
+                f"the train shards give data.streams = {self.streams} streams of {min(totals)} to {max(totals)} examples;"
+                " they may differ by one: prepare the data set again"
+            )
+        if self.steps_per_epoch < 1:
+            raise CallerError(
+                f"data.global_batch = {self.global_batch}: the {sum(self.sizes)} train examples do not fill one batch"
+            )
+
+    @functools.cached_property
+    def steps_per_epoch(self) -> int:
+        shortest = min(len(self._stream(0, stream)) for stream in range(self.streams))
+        return shortest // self._rows
+
+    def batch(self, step: int) -> Batch:
+        """The global batch of the step that follows `step` done ones, counted from the start of the run."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        first = within * self._rows
+        columns = [self._epoch(epoch)[stream][first : first + self._rows] for stream in range(self.streams)]
+        example = np.stack(columns, axis=1).reshape(-1)
+        shard = np.searchsorted(self._starts, example, side="right") - 1
+        return Batch(epoch, shard, example - self._starts[shard], example)
+
+    @property
+    def _rows(self) -> int:
+        """Rows that each stream gives to a batch."""
+        return self.global_batch // self.streams
+
+    @functools.cached_property
+    def _starts(self) -> Ints:
+        return np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64)
+
+    def _epoch(self, epoch: int) -> list[Ints]:
+        # One epoch is kept: a run asks for its batches in order.
+        kept: dict[int, list[Ints]] = self.__dict__.setdefault("_kept", {})
+        if epoch not in kept:
+            kept.clear()
+            kept[epoch] = [self._stream(epoch, stream) for stream in range(self.streams)]
+        return kept[epoch]
+
+    def _stream(self, epoch: int, stream: int) -> Ints:
+        """The examples of one stream in the order of one epoch."""
+        shards = np.arange(stream, len(self.sizes), self.streams)
+        shards = shards[permutation(len(shards), self.seed, epoch, 0, stream)]
+        parts = [self._starts[s] + permutation(self.sizes[s], self.seed, epoch, 1, int(s)) for s in shards]
+        examples = np.concatenate(parts)
+        return examples if self.labels is None else self._balanced(examples, epoch, stream)
+
+    def _balanced(self, examples: Ints, epoch: int, stream: int) -> Ints:
+        labels = self._labels[examples]
+        classes = [examples[labels == label] for label in np.unique(self._labels)]
+        # Streams of one length, whatever classes they hold.
+        length = max(int(np.bincount(self._labels).max()) // self.streams, 1)
+        if min(map(len, classes)) == 0:
+            raise CallerError(
+                f"loss.balance = 'oversample': stream {stream} of {self.streams} holds no example of some class;"
+                " lower data.streams, or choose 'class_weight'"
+            )
+        turns = [_cycled(members, length, self.seed, epoch, stream) for members in classes]
+        return np.stack(turns, axis=1).reshape(-1)
+
+    @functools.cached_property
+    def _labels(self) -> Ints:
+        return np.array([int(digit) for digits in self.labels or () for digit in digits], np.int64)
+
+
+def permutation(n: int, *key: int) -> Ints:
+    """A permutation of 0..n-1 that depends on the key alone.
+
+    Sorts raw words of Philox (Salmon et al., 2011), which NumPy promises to keep; it does not promise that of its
+    `permutation`.
+    """
+    words = np.random.Philox(np.random.SeedSequence(key)).random_raw(n)
+    return np.argsort(words, kind="stable")
+
+
+def rows(streams: int, global_batch: int, worker: int, workers: int, replicas: int) -> Ints:
+    """Which rows of every global batch each replica of a worker computes, int64 [replicas, b]; -1 is padding.
+
+    Replica k of worker w owns the streams s with s mod (workers * replicas) = w + workers * k, so that a worker serves
+    the streams s with s mod workers = w. A stream's rows lie together. Raises CallerError for more replicas than streams.
+    """
+    shares, per_stream = workers * replicas, global_batch // streams
+    if shares > streams:
+        raise CallerError(f"data.streams = {streams}: must be at least the number of replicas, {shares}")
+    result = np.full((replicas, -(-streams // shares), per_stream), -1, np.int64)
+    for replica in range(replicas):
+        own = np.arange(worker + workers * replica, streams, shares)
+        result[replica, : len(own)] = own[:, None] + streams * np.arange(per_stream)
+    return result.reshape(replicas, -1)
+
+
+def evaluation(sizes: tuple[int, ...] | list[int], batch: int, worker: int, workers: int, replicas: int) -> Ints:
+    """Examples that a worker evaluates, int64 [steps, replicas, b] with `batch` rows over all; -1 is padding.
+
+    Worker w reads the shards i with i mod workers = w; each example comes exactly once over all workers, and every
+    worker makes the same number of steps.
+    """
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    own = [np.arange(starts[i], starts[i + 1]) for i in range(worker, len(sizes), workers)]
+    examples = np.concatenate([np.empty(0, np.int64), *own])
+    b = max(-(-batch // (workers * replicas)), 1)
+    most = max(sum(sizes[w::workers]) for w in range(workers))
+    table = np.full((-(-most // (b * replicas)), replicas, b), -1, np.int64)
+    table.reshape(-1)[: len(examples)] = examples
+    return table
+
+
+def _cycled(members: Ints, length: int, seed: int, epoch: int, stream: int) -> Ints:
+    """`length` of the members: each once, then again in fresh permutations until there are enough."""
+    again = -(-length // len(members)) - 1
+    more = [members[permutation(len(members), seed, epoch, 2, stream, cycle)] for cycle in range(again)]
+    return np.concatenate([members, *more])[:length]

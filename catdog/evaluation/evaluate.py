@@ -1,0 +1,182 @@
+"""Evaluate a run's model on one split of a data set, and write what came out into the run."""
+
+import csv
+import importlib.metadata
+import io
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from catdog.data.pipeline import Shards, evaluation_dataset
+from catdog.data.shards import CLASSES, SPLITS, Manifest, load_manifest
+from catdog.errors import CallerError
+from catdog.evaluation import history, metrics, plots, report
+from catdog.evaluation.plots import Mistake
+from catdog.evaluation.trained import BATCH, Trained, load_trained
+from catdog.storage import Bucket
+
+_MISTAKES = 12
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    """What the model said of a split; row i is the split's example i."""
+
+    filenames: tuple[str, ...]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        return metrics.predicted(self.probabilities)
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        return np.where(self.predicted == 1, self.probabilities, 1 - self.probabilities)
+
+    @property
+    def wrong(self) -> NDArray[np.int64]:
+        """Indices of the wrong ones, the most confident first."""
+        wrong = np.flatnonzero(self.predicted != self.labels)
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
+
+
+def evaluate(run: Bucket, data: Bucket, split: str = "test") -> dict[str, Any]:
+    """Evaluate `model.keras` of the run; returns what evaluation/<split>/metrics.json then holds.
+
+    Writes plots and predictions.csv there, then metrics.json, and for the test split report.html at the end.
+    Raises CallerError for an unknown or empty split and where the run, its model or the data set is missing, and
+    RunError for a model that can't be used.
+    """
+    if split not in SPLITS:
+        raise CallerError(f"split = {split!r}: must be one of {', '.join(SPLITS)}")
+    trained = load_trained(run)
+    manifest = load_manifest(data)
+    if not any(shard.examples for shard in manifest.split(split)):
+        raise CallerError(f"{data.uri}: its {split} split is empty; prepare the data set with a larger --{split}")
+    paths = [data.path(shard.name) for shard in manifest.split(split)]
+    predictions = _predict(trained, manifest, split, paths)
+    lines = history.parse(run.read("metrics.jsonl")) if run.exists("metrics.jsonl") else []
+    summary = {
+        "split": split,
+        **metrics.summarize(predictions.labels, predictions.probabilities),
+        "data": _data(manifest, data),
+        "environment": _environment(),
+    }
+    mistakes = _mistakes(predictions, manifest, split, paths)
+    images = _plots(predictions, summary, lines)
+    folder = f"evaluation/{split}"
+    for name, image in images.items():
+        run.write(f"{folder}/{name}.png", image)
+    run.write(f"{folder}/mistakes.png", plots.mistakes(mistakes))
+    run.write(f"{folder}/predictions.csv", _csv(predictions))
+    run.write(f"{folder}/metrics.json", (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    if split == "test":
+        name = run.uri.rstrip("/").rpartition("/")[2]
+        run.write("report.html", report.render(name, summary, trained.recipe, lines, images, mistakes).encode())
+    return summary
+
+
+def _predict(trained: Trained, manifest: Manifest, split: str, paths: Sequence[Path]) -> _Predictions:
+    shards = manifest.split(split)
+    sizes = [shard.examples for shard in shards]
+    probabilities = np.full(sum(sizes), np.nan)
+    labels = np.full(sum(sizes), -1, np.int64)
+    for batch in evaluation_dataset(sizes, paths, trained.recipe.data.side, min(BATCH, sum(sizes))):
+        real = batch["weight"].numpy() > 0
+        example = batch["example"].numpy()[real]
+        probabilities[example] = trained.probabilities(batch["image"])[real]
+        labels[example] = batch["label"].numpy()[real]
+    opened = Shards(paths)
+    filenames = (
+        _feature(opened.read(shard, record), "image/filename").decode(errors="replace")
+        for shard, size in enumerate(sizes)
+        for record in range(size)
+    )
+    return _Predictions(tuple(filenames), labels, probabilities)
+
+
+def _mistakes(predictions: _Predictions, manifest: Manifest, split: str, paths: Sequence[Path]) -> list[Mistake]:
+    ends = np.cumsum([shard.examples for shard in manifest.split(split)])
+    opened = Shards(paths)
+    chosen = []
+    for example in predictions.wrong[:_MISTAKES].tolist():
+        shard = int(np.searchsorted(ends, example, side="right"))
+        record = opened.read(shard, example - int(ends[shard - 1] if shard else 0))
+        chosen.append(
+            Mistake(
+                filename=predictions.filenames[example],
+                label=CLASSES[predictions.labels[example]],
+                predicted=CLASSES[predictions.predicted[example]],
+                probability=float(predictions.confidence[example]),
+                picture=_feature(record, "image/encoded"),
+            )
+        )
+    return chosen
+
+
+def _feature(record: bytes, name: str) -> bytes:
+    return tf.train.Example.FromString(record).features.feature[name].bytes_list.value[0]
+
+
+def _plots(predictions: _Predictions, summary: dict[str, Any], lines: Sequence[history.Line]) -> dict[str, bytes]:
+    labels, probabilities = predictions.labels, predictions.probabilities
+    return {
+        "loss": plots.loss(lines),
+        "accuracy": plots.accuracy(lines),
+        "roc": plots.roc(labels, probabilities, summary["roc_auc"]),
+        "precision_recall": plots.precision_recall(labels, probabilities, summary["pr_auc"]),
+        "confusion": plots.confusion(summary["confusion"]),
+        "reliability": plots.reliability(summary["reliability"], summary["ece"]),
+    }
+
+
+def _csv(predictions: _Predictions) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["filename", "label", "probability_dog", "predicted", "correct", "example"])
+    columns = (predictions.filenames, predictions.labels, predictions.probabilities, predictions.predicted)
+    for example, (filename, label, probability, choice) in enumerate(zip(*columns, strict=True)):
+        correct = "true" if choice == label else "false"
+        writer.writerow([filename, CLASSES[label], f"{probability:.6f}", CLASSES[choice], correct, example])
+    return text.getvalue().encode()
+
+
+def _data(manifest: Manifest, data: Bucket) -> dict[str, Any]:
+    return {
+        "uri": data.uri,
+        "source": manifest.source,
+        "options": manifest.options,
+        "digest": manifest.digest,
+        "splits": {split: manifest.per_class(split) for split in SPLITS},
+    }
+
+
+def _environment() -> dict[str, str]:
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+    return {
+        "catdog": importlib.metadata.version("catdog"),
+        "TensorFlow": tf.__version__,
+        "Keras": keras.__version__,
+        "NumPy": np.__version__,
+        "Python": platform.python_version(),
+        "device": ", ".join(names) or _cpu(),
+        "system": platform.platform(terse=True),
+    }
+
+
+def _cpu() -> str:
+    """The CPU's name as Linux tells it, elsewhere as Python does."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} × {names[0]}" if names else platform.processor() or platform.machine()

@@ -1,0 +1,99 @@
+"""A run's metrics.jsonl, read back for plots and tables."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One validation with what was trained since the one before; a figure that no line tells is None."""
+
+    number: float
+    phase: str
+    step: int
+    train_loss: float | None
+    train_accuracy: float | None
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float | None
+    images_per_s: float | None
+    data_wait: float | None
+
+
+def parse(content: bytes) -> list[Line]:
+    """The lines of metrics.jsonl in order of steps; lines that a killed writer cut short are left out."""
+    lines = []
+    for text in content.decode(errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(line, dict) and {"step", "split", "loss", "accuracy"} <= line.keys():
+            lines.append(line)
+    return sorted(lines, key=lambda line: line["step"])
+
+
+def phases(lines: Sequence[Line]) -> list[tuple[str, int, int]]:
+    """(name, first step, last step) of each phase in order; the first step is where the phase before it ended."""
+    spans: list[tuple[str, int, int]] = []
+    for line in lines:
+        name, step = str(line.get("phase", "")), int(line["step"])
+        if spans and spans[-1][0] == name:
+            spans[-1] = (name, spans[-1][1], step)
+        else:
+            spans.append((name, spans[-1][2] if spans else 0, step))
+    return spans
+
+
+def epochs(lines: Sequence[Line]) -> list[Epoch]:
+    """One row for each validation."""
+    rows: list[Epoch] = []
+    since: list[Line] = []
+    for line in sorted(lines, key=lambda line: (line["step"], line["split"] == "val")):
+        if line["split"] == "train":
+            since.append(line)
+        elif line["split"] == "val":
+            rows.append(
+                Epoch(
+                    number=line.get("epoch", len(rows) + 1),
+                    phase=str(line.get("phase", "")),
+                    step=int(line["step"]),
+                    train_loss=_mean(since, "loss"),
+                    train_accuracy=_mean(since, "accuracy"),
+                    val_loss=line["loss"],
+                    val_accuracy=line["accuracy"],
+                    learning_rate=since[-1].get("learning_rate") if since else None,
+                    images_per_s=_mean(since, "images_per_s"),
+                    data_wait=_mean(since, "data_wait"),
+                )
+            )
+            since = []
+    return rows
+
+
+def best(rows: Sequence[Epoch]) -> Epoch | None:
+    """The row of the lowest validation loss, the first of equals: the weights of model.keras."""
+    return min(rows, key=lambda row: row.val_loss, default=None)
+
+
+def smooth(values: NDArray[np.float64], span: float) -> NDArray[np.float64]:
+    """Exponential moving average over about `span` values, without the usual bias towards the start (as in Adam)."""
+    decay = 1 - 2 / (span + 1)
+    total = weight = 0.0
+    smoothed = np.empty_like(values)
+    for index, value in enumerate(values):
+        total, weight = decay * total + value, decay * weight + 1
+        smoothed[index] = total / weight
+    return smoothed
+
+
+def _mean(lines: Sequence[Line], key: str) -> float | None:
+    values = [line[key] for line in lines if line.get(key) is not None]
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,58 @@
+"""The model that a run has left, opened with plain Keras."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from catdog import recipe as recipes
+from catdog.errors import CallerError, RunError
+from catdog.recipe import Recipe
+from catdog.storage import Bucket
+
+BATCH = 64  # images at once: enough to fill a device, little enough for a laptop at any side
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run's model with the recipe that made it."""
+
+    recipe: Recipe
+    forward: Any
+
+    def probabilities(self, images: NDArray[np.uint8] | tf.Tensor) -> NDArray[np.float64]:
+        """Probability of "dog", float64 [b] in 0..1, of RGB images uint8 [b, side, side, 3].
+
+        Raises RunError when the model gives something that is no probability.
+        """
+        given = self.forward(images).numpy().astype(np.float64)
+        if not ((given >= 0) & (given <= 1)).all():
+            raise RunError("model.keras gives values that are no probabilities: its weights are broken")
+        return given
+
+
+def load_trained(run: Bucket) -> Trained:
+    """Raises CallerError when there is no run, or none that is finished, and RunError when its model can't be opened."""
+    if not run.exists("recipe.toml"):
+        raise CallerError(
+            f"{run.uri}: there is no run here (no recipe.toml); give the folder that `catdog train` wrote"
+        )
+    if not run.exists("model.keras"):
+        raise CallerError(
+            f"{run.uri}: has no model.keras, for its training is not finished; run `catdog train` again to go on with it"
+        )
+    recipe = recipes.load(run.path("recipe.toml"))
+    try:
+        model = keras.models.load_model(run.path("model.keras"), compile=False)
+    except (ValueError, OSError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RunError(f"{run.path('model.keras')}: can't be opened: {reason}") from error
+
+    @tf.function(reduce_retracing=True)
+    def forward(images: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(model(tf.cast(images, tf.float32), training=False), [-1])
+
+    return Trained(recipe, forward)

@@ -1,0 +1,158 @@
+"""The classifier: an EfficientNet backbone and a small head, and what each phase trains of it."""
+
+import hashlib
+import importlib
+import re
+import warnings
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from keras.src.backend.config import keras_home
+
+from catdog.errors import CallerError
+from catdog.recipe import Model
+
+BUNDLED = Path(__file__).parent / "weights" / "efficientnetb0-photos96.float16.weights.h5"
+
+
+def build(settings: Model, side: int, *, seed: int = 0, precision: str = "float32") -> keras.Sequential:
+    """Backbone without top, global average pooling, Dense, Dropout and one sigmoid neuron in float32.
+
+    The model takes RGB images, float [batch, side, side, 3] in 0..255, rescales them itself, and gives the
+    probability of "dog", float32 [batch, 1]. `precision` is a Keras dtype policy. Raises CallerError where the
+    weights can't be had or don't fit.
+    """
+    keras.utils.set_random_seed(seed)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        return keras.Sequential(
+            [
+                _backbone(settings, side),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(settings.units, activation="relu"),
+                keras.layers.Dropout(settings.dropout),
+                keras.layers.Dense(1, activation="sigmoid", dtype="float32"),
+            ],
+            name="catdog",
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def unfreeze(model: keras.Sequential, part: str | int, *, batch_norm: bool = False) -> None:
+    """Make the head and `part` of the backbone trainable: "none", "all", or the number of its last blocks.
+
+    BatchNorm stays in inference mode with its scale and offset fixed, as Keras' guide on fine-tuning EfficientNet
+    advises, unless `batch_norm` is set, as a training from scratch needs.
+    Raises CallerError when the backbone has fewer blocks.
+    """
+    backbone = model.layers[0]
+    backbone.trainable = part != "none"
+    if part == "none":
+        return
+    blocks = list(dict.fromkeys(name for layer in backbone.layers if (name := _block(layer))))
+    if isinstance(part, int) and part > len(blocks):
+        raise CallerError(
+            f"phases.unfreeze = {part}: {backbone.name} has {len(blocks)} blocks; give at most that, or 'all'"
+        )
+    reached = part == "all"
+    first = None if part == "all" else blocks[-int(part)]
+    for layer in backbone.layers:
+        reached = reached or _block(layer) == first
+        layer.trainable = reached and (batch_norm or not isinstance(layer, keras.layers.BatchNormalization))
+
+
+def make_stateless(model: keras.Sequential, *, synchronize: bool) -> None:
+    """Ready a backbone for training from scratch: no stochastic depth (its draws would belong to a replica and could
+    not be repeated after a restart), and BatchNorm moments taken over all replicas when `synchronize` is set."""
+    for layer in model.layers[0].layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = synchronize
+
+
+def logits(
+    model: keras.Sequential, images: tf.Tensor, *, dropout: tf.Tensor | None = None, batch_norm: bool = False
+) -> tf.Tensor:
+    """Log-odds of "dog", float32 [batch], of images float [batch, side, side, 3] in 0..255.
+
+    `dropout` holds the factors, float32 [batch, units], of the hidden units. `batch_norm` makes BatchNorm use and
+    update its statistics with this batch.
+    """
+    backbone, pool, hidden, _, output = model.layers
+    features = hidden(pool(backbone(images, training=batch_norm)))
+    features = tf.cast(features, tf.float32)
+    if dropout is not None:
+        features *= dropout
+    return tf.squeeze(tf.matmul(features, output.kernel) + output.bias, axis=-1)
+
+
+def _block(layer: keras.Layer) -> str:
+    """Name of the block that a backbone's layer belongs to, such as "block7a"; empty outside of all blocks."""
+    match = re.match(r"block\d+[a-z]", layer.name)
+    return match.group() if match else ""
+
+
+def _backbone(settings: Model, side: int) -> keras.Model:
+    constructor = getattr(keras.applications, settings.backbone)
+    shape = (side, side, 3)
+    if settings.weights == "imagenet":
+        # Only this spelling inserts the rescaling that the official weights were trained with.
+        return _imagenet(settings.backbone, shape)
+    backbone = constructor(include_top=False, weights=None, input_shape=shape)
+    if settings.weights != "none":
+        _load(backbone, settings)
+    return backbone
+
+
+def _load(backbone: keras.Model, settings: Model) -> None:
+    path = BUNDLED if settings.weights == "bundled" else Path(settings.weights)
+    if not path.is_file():
+        raise CallerError(
+            f"model.weights = {settings.weights!r}: no such file; 'imagenet', 'bundled' and 'none' are the names"
+        )
+    file, md5 = _official(settings.backbone)
+    if path.name == file or hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5:
+        raise CallerError(
+            f"model.weights = {settings.weights!r}: this is Keras' ImageNet file, which needs another preprocessing;"
+            f" put it at {_keras_models() / file} and set model.weights = 'imagenet'"
+        )
+    try:
+        with warnings.catch_warnings():
+            # Keras only warns of layers that the file does not have, and leaves them untrained.
+            warnings.simplefilter("error", UserWarning)
+            backbone.load_weights(path)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CallerError(f"model.weights = {settings.weights!r}: does not fit {settings.backbone}: {reason}") from None
+
+
+def _imagenet(name: str, shape: tuple[int, int, int]) -> keras.Model:
+    try:
+        return getattr(keras.applications, name)(include_top=False, weights="imagenet", input_shape=shape)
+    except Exception as error:
+        # Keras' downloader raises a bare Exception; anything else is not about the download.
+        if type(error) is not Exception and not isinstance(error, OSError | ValueError):
+            raise
+        file, md5 = _official(name)
+        reason = str(error).strip().splitlines()[0]
+        raise CallerError(
+            f"model.weights = 'imagenet': {reason}; without a network, put {file} (md5 {md5}) at {_keras_models() / file}"
+        ) from None
+
+
+def _official(name: str) -> tuple[str, str]:
+    """File name and md5 of Keras' ImageNet weights without top."""
+    second = name.startswith("EfficientNetV2")
+    module = importlib.import_module(f"keras.src.applications.efficientnet{'_v2' if second else ''}")
+    version = name.removeprefix("EfficientNetV2" if second else "EfficientNet").lower()
+    key = f"-{version}" if second and version in ("s", "m", "l") else version
+    stem = f"efficientnetv2-{version}" if second else f"efficientnet{version}"
+    return f"{stem}_notop.h5", module.WEIGHTS_HASHES[key][1]
+
+
+def _keras_models() -> Path:
+    return Path(keras_home()) / "models"

@@ -1,0 +1,34 @@
+"""Which phase a step belongs to, and its learning rate: pure functions of the step."""
+
+import math
+from dataclasses import dataclass
+
+from catdog.recipe import Phase
+
+
+@dataclass(frozen=True)
+class Span:
+    """One phase's steps of the run: from `start` up to but not including `stop`."""
+
+    phase: Phase
+    start: int
+    stop: int
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up to the phase's rate, then a half cosine towards 0 (Loshchilov and Hutter, 2017)."""
+        done, total = step - self.start, self.stop - self.start
+        warmup = round(self.phase.warmup * total)
+        if done < warmup:
+            return self.phase.learning_rate * (done + 1) / (warmup + 1)
+        return self.phase.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (total - warmup)))
+
+
+def spans(phases: tuple[Phase, ...], steps_per_epoch: int) -> tuple[Span, ...]:
+    """The phases one after another, counted in steps from the start of the run."""
+    result: list[Span] = []
+    start = 0
+    for phase in phases:
+        stop = start + phase.epochs * steps_per_epoch
+        result.append(Span(phase, start, stop))
+        start = stop
+    return tuple(result)

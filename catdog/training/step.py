@@ -1,0 +1,159 @@
+"""The compiled steps: forward, backward, reduce, agree, apply; and the one that only predicts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+from catdog.data.augment import augment, mixup
+from catdog.model import logits
+from catdog.recipe import Loss, Recipe
+from catdog.training.state import TrainingState
+
+Batch = dict[str, tf.Tensor]
+Outcome = dict[str, tf.Tensor]
+
+SCALE_GROWTH_STEPS = 2000
+MAX_SCALE = 2.0**24
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What a training step needs to know beside its batch."""
+
+    recipe: Recipe
+    batch_norm: bool
+    """Whether BatchNorm uses and updates its statistics: only in training from scratch."""
+    class_weights: tuple[float, float] = (1.0, 1.0)
+
+
+def losses(labels: tf.Tensor, scores: tf.Tensor, settings: Loss, class_weights: tuple[float, float]) -> tf.Tensor:
+    """Binary cross-entropy of each example, float32 [batch].
+
+    `labels` are float in 0..1 (MixUp makes them soft), `scores` are logits. Class weights apply by the label;
+    "focal" multiplies by |target - probability| ** gamma, which for hard labels is the focal loss (Lin et al., 2017).
+    """
+    targets = labels * (1.0 - settings.label_smoothing) + 0.5 * settings.label_smoothing
+    result = tf.nn.sigmoid_cross_entropy_with_logits(targets, scores)
+    if settings.balance == "focal":
+        result *= tf.pow(tf.abs(targets - tf.sigmoid(scores)) + 1e-7, settings.focal_gamma)
+    if settings.balance in ("class_weight", "focal"):
+        cat, dog = class_weights
+        result *= (1.0 - labels) * cat + labels * dog
+    return result
+
+
+def make_train_step(
+    strategy: tf.distribute.Strategy, state: TrainingState, settings: StepSettings
+) -> Callable[[Batch, float, int], Outcome]:
+    """A function of (batch, learning rate, step) that updates the state on all replicas and gives the global sums.
+
+    One all-reduce sums the scaled gradients and the metrics. Clipping and the check for finiteness come after it, so
+    every replica sees the same numbers and takes the same branch: a step that is not finite anywhere is skipped
+    everywhere. The outcome holds `loss` and `correct` (sums over the global batch), `norm` (of the gradient, before
+    clipping) and `finite`.
+    """
+    optimizer, variables = state.optimizer, state.model.trainable_variables
+    recipe, scale = settings.recipe, state.loss_scale
+
+    def gradients(batch: Batch, step: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+        local, sums = _local_gradients(batch, step, state, settings)
+        *reduced, sums = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, [*local, sums])
+        if scale is not None:
+            reduced = [gradient / scale for gradient in reduced]
+        norm = tf.linalg.global_norm(reduced)
+        if recipe.optimizer.clip_norm > 0:
+            factor = recipe.optimizer.clip_norm / tf.maximum(norm, recipe.optimizer.clip_norm)
+            reduced = [gradient * factor for gradient in reduced]
+        return reduced, norm, sums
+
+    def apply(reduced: list[tf.Tensor], step: tf.Tensor) -> None:
+        optimizer.apply(reduced, variables)
+        if state.average:
+            done = tf.cast(step, tf.float32)
+            # The warm-up of tf.train.ExponentialMovingAverage: early averages forget the first weights sooner.
+            decay = tf.minimum(recipe.optimizer.ema, (1.0 + done) / (10.0 + done))
+            for mean, weight in zip(state.average, state.model.weights, strict=True):
+                value = tf.cast(weight.value, mean.dtype)
+                mean.assign(value if not mean.dtype.is_floating else mean * decay + value * (1.0 - decay))
+
+    @tf.function
+    def train_step(batch: Batch, learning_rate: tf.Tensor, step: tf.Tensor) -> Outcome:
+        reduced, norms, sums = strategy.run(gradients, args=(batch, step))
+        norm, sums = (strategy.experimental_local_results(value)[0] for value in (norms, sums))
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(sums[0])
+        optimizer.learning_rate.assign(learning_rate)
+
+        def take() -> tf.Tensor:
+            strategy.run(apply, args=(reduced, step))
+            return tf.constant(True)
+
+        tf.cond(finite, take, lambda: tf.constant(False))
+        if scale is not None:
+            _adapt(scale, state.good_steps, finite)
+        return {"loss": sums[0], "correct": sums[1], "norm": norm, "finite": finite}
+
+    def call(batch: Batch, learning_rate: float, step: int) -> Outcome:
+        return train_step(batch, tf.constant(learning_rate, tf.float32), tf.constant(step, tf.int32))
+
+    return call
+
+
+def make_predict_step(strategy: tf.distribute.Strategy, model: keras.Sequential) -> Callable[[Batch], tf.Tensor]:
+    """A function of a batch of whole images that gives the logits of all replicas' rows, float32 [replicas * batch]."""
+
+    def predict(batch: Batch) -> tf.Tensor:
+        return logits(model, tf.cast(batch["image"], tf.float32))
+
+    @tf.function
+    def predict_step(batch: Batch) -> tf.Tensor:
+        return strategy.gather(strategy.run(predict, args=(batch,)), axis=0)
+
+    return predict_step
+
+
+def _local_gradients(
+    batch: Batch, step: tf.Tensor, state: TrainingState, settings: StepSettings
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """This replica's part of the gradient of the mean loss over the global batch, times the loss scale; and its sums."""
+    recipe = settings.recipe
+    images = augment(batch["image"], batch["draws"], recipe.augment)
+    labels, weights = batch["label"], batch["weight"]
+    if recipe.augment.mixup > 0:
+        rows = recipe.data.global_batch // recipe.data.streams
+        images, labels = mixup(images, labels, batch["draws"], rows)
+    factors = _dropout(batch["row"], step, recipe)
+    variables = [variable.value for variable in state.model.trainable_variables]
+    gradients = [tf.zeros_like(variable) for variable in variables]
+    sums = tf.zeros(2)
+    parts = (tf.split(tensor, recipe.optimizer.accumulate) for tensor in (images, labels, weights, factors))
+    for image, label, weight, dropout in zip(*parts, strict=True):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            scores = logits(state.model, image, dropout=dropout, batch_norm=settings.batch_norm)
+            loss = tf.reduce_sum(losses(label, scores, recipe.loss, settings.class_weights) * weight)
+            scaled = loss / recipe.data.global_batch * (1.0 if state.loss_scale is None else state.loss_scale)
+        part = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = [total + gradient for total, gradient in zip(gradients, part, strict=True)]
+        right = tf.cast(tf.equal(scores > 0, label > 0.5), tf.float32)
+        sums += tf.stack([loss, tf.reduce_sum(right * weight)])
+    return gradients, sums
+
+
+def _dropout(row: tf.Tensor, step: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+    """Factors of the hidden units, float32 [batch, units], that depend on (seed, step, row of the global batch)."""
+    shape = (recipe.data.global_batch, recipe.model.units)
+    uniform = tf.random.stateless_uniform(shape, seed=tf.stack([recipe.run.seed, step]))
+    kept = tf.cast(uniform >= recipe.model.dropout, tf.float32) / (1.0 - recipe.model.dropout)
+    return tf.gather(kept, tf.maximum(row, 0))
+
+
+def _adapt(scale: tf.Variable, good_steps: tf.Variable, finite: tf.Tensor) -> None:
+    """Dynamic loss scaling (Micikevicius et al., 2018): halve after an overflow, double after enough good steps."""
+    good = tf.where(finite, good_steps + 1, tf.zeros_like(good_steps))
+    grown = good >= SCALE_GROWTH_STEPS
+    scale.assign(
+        tf.where(finite, tf.where(grown, tf.minimum(scale * 2.0, MAX_SCALE), scale), tf.maximum(scale / 2.0, 1.0))
+    )
+    good_steps.assign(tf.where(grown, tf.zeros_like(good), good))

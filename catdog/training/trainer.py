@@ -1,0 +1,266 @@
+"""The one loop: phases, logging, validation, checkpoints, signals."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from catdog import recipe as recipes
+from catdog.data import pipeline
+from catdog.data.order import Order
+from catdog.data.shards import CLASSES, Manifest, load_manifest
+from catdog.errors import CallerError
+from catdog.evaluation.evaluate import evaluate
+from catdog.model import build, make_stateless, unfreeze
+from catdog.recipe import Recipe
+from catdog.storage import Bucket
+from catdog.training.checkpoint import METRICS, Checkpoints, Position
+from catdog.training.log import MetricsLog, Screen, kept_lines
+from catdog.training.schedule import Span, spans
+from catdog.training.signals import Stopped, StopRequest
+from catdog.training.state import TrainingState, exported_weights
+from catdog.training.step import Batch, Outcome, StepSettings, make_train_step
+from catdog.training.strategy import fastest_precision, make_strategy
+from catdog.training.validation import make_validation
+from catdog.training.window import Window
+
+RECIPE = "recipe.toml"
+MODEL = "model.keras"
+
+
+@dataclass(frozen=True)
+class Result:
+    metrics: dict[str, Any]
+    """What evaluation/test/metrics.json holds."""
+    report: Path
+
+
+def train(recipe: Recipe) -> Result:
+    """Run the recipe from its newest checkpoint, or from the start, to its evaluation on the test split.
+
+    Raises CallerError for what the caller can mend, RunError for a run that can't go on, and Stopped after a SIGTERM
+    or Ctrl-C, once the state is committed.
+    """
+    if not recipe.run.uri:
+        raise CallerError("run.uri is empty: name the run's folder with --run")
+    run, data = Bucket(recipe.run.uri), Bucket(recipe.data.uri)
+    manifest = load_manifest(data)
+    order = _order(recipe, manifest)
+    strategy = make_strategy(recipe.run.strategy)
+    if recipe.run.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    checkpoints = Checkpoints(run, recipe.checkpoint.keep)
+    newest = max(checkpoints.steps(), default=None)
+    if newest is not None:
+        _refuse_another_run(recipe, run, checkpoints.position(newest), manifest)
+    recipe = _settle_precision(recipe, run)
+    run.write(RECIPE, recipes.to_toml(recipe).encode())
+    checkpoints.sweep()
+    job = _Job(recipe, run, data, manifest, order, strategy, checkpoints)
+    try:
+        with StopRequest() as stop:
+            best = _loop(job, stop, newest)
+    finally:
+        checkpoints.close()
+    _export(job, best)
+    return Result(evaluate(run, data, "test"), run.path("report.html"))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What stays the same from the first step of a run to its last."""
+
+    recipe: Recipe
+    run: Bucket
+    data: Bucket
+    manifest: Manifest
+    order: Order
+    strategy: tf.distribute.Strategy
+    checkpoints: Checkpoints
+
+    @property
+    def from_scratch(self) -> bool:
+        return self.recipe.model.weights == "none"
+
+
+def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
+    """Train from the newest checkpoint, or from the start, to the end; the step of the best one.
+
+    At the top of each turn `step` steps are done. The turn validates if an epoch ends there, saves if it is time to,
+    and takes the next step; so neither the end of the run nor a restart at any step needs code of its own.
+    """
+    recipe, epoch = job.recipe, job.order.steps_per_epoch
+    plan = spans(recipe.phases, epoch)
+    total = plan[-1].stop
+    with job.strategy.scope():
+        state = _build_state(job)
+    position, arrays = job.checkpoints.restore(newest) if newest is not None else (_start(job.manifest), None)
+    if arrays is not None:
+        state.restore(arrays, optimizer=False)
+    log = MetricsLog(_lines_so_far(job.run, position), job.run.path("tensorboard"))
+    screen = Screen(total, position.step)
+    validation = make_validation(job.strategy, state.model, job.data, job.manifest, recipe)
+    window = Window(recipe.data.global_batch, **position.window)
+    saved_at, span = time.monotonic(), None
+
+    def save(now: Position) -> float:
+        job.checkpoints.save(replace(now, window=window.sums()), state.snapshot(), log.content())
+        return time.monotonic()
+
+    try:
+        for step in range(position.step, total + 1):
+            if step > 0 and step % epoch == 0 and position.validated < step:
+                with state.averaged():
+                    metrics = validation(lambda: stop.signal is not None)
+                if metrics is not None:
+                    position = _validated(replace(position, step=step), metrics["loss"])
+                    screen.show(log.add(_line(plan, step, epoch, "val", metrics)))
+                    saved_at = save(position)
+            elif step > position.step and _due(recipe, step, saved_at):
+                window.take_all(state.loss_scale)
+                saved_at = save(position := replace(position, step=step))
+            if stop.signal:
+                window.take_all(state.loss_scale)
+                save(replace(position, step=step))
+                job.checkpoints.wait()
+                raise Stopped(stop.signal, step)
+            if step == total:
+                break
+            if span is None or step == span.stop:
+                span = _span(plan, step)
+                train_step = _start_phase(job, state, span)
+                if arrays is not None and step > span.start:
+                    state.restore(arrays, optimizer=True)
+                batches, arrays = _batches(job, step, span.stop), None
+                window.start_phase()
+            with window.waiting():
+                batch = next(batches)
+            window.add(step + 1, train_step(batch, span.learning_rate(step), step))
+            screen.step(step + 1, span.phase.name)
+            if (step + 1) % recipe.run.log_every == 0 or (step + 1) % epoch == 0:
+                window.take_all(state.loss_scale)
+                numbers = window.close() | {"learning_rate": span.learning_rate(step)}
+                screen.show(log.add(_line(plan, step + 1, epoch, "train", numbers)))
+        job.checkpoints.wait()
+        job.run.write(METRICS, log.content())
+    finally:
+        screen.close()
+        log.close()
+    assert position.best_step is not None
+    return position.best_step
+
+
+def _order(recipe: Recipe, manifest: Manifest) -> Order:
+    shards = manifest.split("train")
+    labels = tuple(shard.labels for shard in shards) if recipe.loss.balance == "oversample" else None
+    sizes = tuple(shard.examples for shard in shards)
+    return Order(sizes, recipe.data.streams, recipe.data.global_batch, recipe.run.seed, labels)
+
+
+def _refuse_another_run(recipe: Recipe, run: Bucket, position: Position, manifest: Manifest) -> None:
+    before = recipes.load(run.path(RECIPE))
+    different = recipes.differences(before, _with_precision_of(before, recipe))
+    if position.manifest != manifest.digest:
+        different.append(f"the data set's manifest: {position.manifest[:12]} → {manifest.digest[:12]}")
+    if different:
+        raise CallerError(
+            f"{run.uri}: holds a run that differs in {'; '.join(different)}: name another folder with --run"
+        )
+
+
+def _with_precision_of(before: Recipe, recipe: Recipe) -> Recipe:
+    """The recipe, its `auto` precision replaced by what was measured when the run began."""
+    if recipe.run.precision != "auto":
+        return recipe
+    return replace(recipe, run=replace(recipe.run, precision=before.run.precision))
+
+
+def _settle_precision(recipe: Recipe, run: Bucket) -> Recipe:
+    if recipe.run.precision != "auto":
+        return recipe
+    if run.exists(RECIPE):
+        before = recipes.load(run.path(RECIPE))
+        settled = _with_precision_of(before, recipe)
+        if not recipes.differences(before, settled):
+            return settled
+    fastest, _ = fastest_precision()
+    return recipes.override(recipe, [("run.precision", fastest)])
+
+
+def _build_state(job: _Job) -> TrainingState:
+    recipe = job.recipe
+    model = build(recipe.model, recipe.data.side, seed=recipe.run.seed, precision=recipe.run.precision)
+    if job.from_scratch:
+        make_stateless(model, synchronize=job.strategy.num_replicas_in_sync > 1)
+    return TrainingState(model, recipe, recipe.run.precision)
+
+
+def _start(manifest: Manifest) -> Position:
+    return Position(step=0, validated=0, best_loss=None, best_step=None, window={}, manifest=manifest.digest)
+
+
+def _lines_so_far(run: Bucket, position: Position) -> list[dict[str, Any]]:
+    return kept_lines(run.read(METRICS), position.step, position.validated) if run.exists(METRICS) else []
+
+
+def _validated(position: Position, loss: float) -> Position:
+    position = replace(position, validated=position.step)
+    if position.best_loss is None or loss < position.best_loss:
+        return replace(position, best_loss=loss, best_step=position.step)
+    return position
+
+
+def _span(plan: tuple[Span, ...], step: int) -> Span:
+    """The phase that the step after `step` done steps belongs to."""
+    return next(span for span in plan if step < span.stop)
+
+
+def _line(plan: tuple[Span, ...], step: int, epoch: int, split: str, numbers: dict[str, float]) -> dict[str, Any]:
+    phase = _span(plan, step - 1).phase.name
+    return {"step": step, "phase": phase, "epoch": round(step / epoch, 4), "split": split, **numbers}
+
+
+def _due(recipe: Recipe, step: int, saved_at: float) -> bool:
+    steps, seconds = recipe.checkpoint.every_steps, recipe.checkpoint.every_seconds
+    return (steps > 0 and step % steps == 0) or (seconds > 0 and time.monotonic() - saved_at >= seconds)
+
+
+def _start_phase(job: _Job, state: TrainingState, span: Span) -> Callable[[Batch, float, int], Outcome]:
+    unfreeze(state.model, span.phase.unfreeze, batch_norm=job.from_scratch)
+    with job.strategy.scope():
+        state.start_phase()
+    counts = [job.manifest.per_class("train")[name] for name in CLASSES]
+    weights = tuple(sum(counts) / (len(counts) * count) for count in counts)
+    settings = StepSettings(job.recipe, job.from_scratch, weights)
+    return make_train_step(job.strategy, state, settings)
+
+
+def _batches(job: _Job, start: int, stop: int) -> Iterator[Batch]:
+    paths = [job.data.path(shard.name) for shard in job.manifest.split("train")]
+
+    def dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        workers = context.num_input_pipelines
+        return pipeline.train_dataset(
+            job.order,
+            paths,
+            job.recipe,
+            start=start,
+            stop=stop,
+            worker=context.input_pipeline_id,
+            workers=workers,
+            replicas=context.num_replicas_in_sync // workers,
+        )
+
+    return iter(job.strategy.distribute_datasets_from_function(dataset))
+
+
+def _export(job: _Job, best: int) -> None:
+    """model.keras out of the best checkpoint, in float32 and with nothing in it that is ours."""
+    _, arrays = job.checkpoints.restore(best)
+    model = build(job.recipe.model, job.recipe.data.side)
+    model.set_weights(exported_weights(arrays))
+    with job.run.writing(MODEL) as path:
+        model.save(path)

@@ -1,0 +1,262 @@
+"""The training step on a small model: reduce, agree, clip, apply."""
+
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from catdog.data.augment import DRAWS
+from catdog.data.order import rows
+from catdog.recipe import Augment, Data, Loss, Model, Optimizer, Recipe
+from catdog.training.state import INITIAL_SCALE, TrainingState
+from catdog.training.step import StepSettings, losses, make_predict_step, make_train_step
+from catdog.training.strategy import make_strategy
+
+SIDE, BATCH, STREAMS = 32, 16, 4
+RECIPE = Recipe(
+    data=Data(side=SIDE, global_batch=BATCH, streams=STREAMS),
+    model=Model(units=8, dropout=0.5),
+    augment=Augment(min_area=1.0),
+)
+
+
+def small_model(precision: str = "float32") -> keras.Sequential:
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    inputs = keras.Input((SIDE, SIDE, 3))
+    x = layers.Rescaling(1 / 255, dtype=precision)(inputs)
+    x = layers.Conv2D(6, 3, strides=2, use_bias=False, dtype=precision)(x)
+    x = layers.BatchNormalization(dtype=precision)(x)
+    outputs = layers.Activation("swish", dtype=precision)(x)
+    return keras.Sequential(
+        [
+            keras.Model(inputs, outputs),
+            layers.GlobalAveragePooling2D(dtype=precision),
+            layers.Dense(8, activation="relu", dtype=precision),
+            layers.Dropout(0.5, dtype=precision),
+            layers.Dense(1, activation="sigmoid", dtype="float32"),
+        ]
+    )
+
+
+class Harness:
+    """A state and its step on `cpu:N`, fed with the same canonical batches for every N."""
+
+    def __init__(self, replicas: int, recipe: Recipe = RECIPE, precision: str = "float32", batch_norm: bool = False):
+        self.replicas, self.recipe = replicas, recipe
+        self.strategy = make_strategy(f"cpu:{replicas}")
+        with self.strategy.scope():
+            model = small_model(precision)
+            normalization = model.layers[0].layers[3]
+            normalization.trainable = batch_norm
+            normalization.synchronized = batch_norm and replicas > 1
+            self.state = TrainingState(model, recipe, precision)
+            self.state.start_phase()
+        self.step = make_train_step(self.strategy, self.state, StepSettings(recipe, batch_norm))
+
+    def run(self, step: int, spoil: dict[int, float] | None = None, rate: float = 1e-2) -> dict[str, Any]:
+        outcome = self.step(self.batch(step, spoil or {}), rate, step)
+        return {name: value.numpy() for name, value in outcome.items()}
+
+    def batch(self, step: int, weights: dict[int, float]) -> Any:
+        """Batch `step`, with the weight of some global rows set to what is given."""
+        rng = np.random.default_rng(step)
+        label = rng.integers(0, 2, BATCH).astype(np.float32)
+        image = (rng.integers(0, 128, (BATCH, SIDE, SIDE, 3)) + 100 * label[:, None, None, None]).astype(np.uint8)
+        draws = rng.random((BATCH, DRAWS), np.float32)
+        weight = np.array([weights.get(row, 1.0) for row in range(BATCH)], np.float32)
+        table = rows(STREAMS, BATCH, 0, 1, self.replicas)
+
+        def share(context: Any) -> dict[str, tf.Tensor]:
+            own = table[context.replica_id_in_sync_group]
+            at = np.maximum(own, 0)
+            arrays = {"image": image[at], "label": label[at], "draws": draws[at], "weight": weight[at] * (own >= 0)}
+            return {n: tf.constant(a) for n, a in arrays.items()} | {"row": tf.constant(own.astype(np.int32))}
+
+        return self.strategy.experimental_distribute_values_from_function(share)
+
+    def weights(self, replica: int = 0) -> list[np.ndarray]:
+        return [self.strategy.experimental_local_results(w.value)[replica].numpy() for w in self.state.model.weights]
+
+
+def assert_close(one: list[np.ndarray], other: list[np.ndarray], tolerance: float) -> None:
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_one_device_and_two_replicas_take_the_same_steps() -> None:
+    one, two = Harness(1), Harness(2)
+    for step in range(6):
+        a, b = one.run(step), two.run(step)
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["norm"] == pytest.approx(b["norm"], rel=1e-4)
+        assert a["correct"] == b["correct"]
+    assert_close(one.weights(), two.weights(), 1e-4)
+    assert all(np.array_equal(a, b) for a, b in zip(two.weights(0), two.weights(1), strict=True))
+
+
+@pytest.mark.parametrize("change", [{"accumulate": 2}, {"accumulate": 4}])
+def test_accumulation_changes_no_result(change: dict[str, Any]) -> None:
+    whole, parts = Harness(1), Harness(1, replace(RECIPE, optimizer=Optimizer(**change)))
+    for step in range(3):
+        assert whole.run(step)["loss"] == pytest.approx(parts.run(step)["loss"], rel=1e-5)
+    assert_close(whole.weights(), parts.weights(), 1e-4)
+
+
+def test_mixup_is_the_same_on_one_device_and_on_two_replicas() -> None:
+    recipe = replace(RECIPE, augment=replace(RECIPE.augment, mixup=0.4))
+    one, two, plain = Harness(1, recipe), Harness(2, recipe), Harness(1)
+    losses = [(one.run(step)["loss"], two.run(step)["loss"], plain.run(step)["loss"]) for step in range(3)]
+    for a, b, without in losses:
+        assert a == pytest.approx(b, rel=1e-5)
+        assert a != pytest.approx(without, rel=1e-3)
+
+
+def test_training_from_scratch_synchronises_batch_norm() -> None:
+    one, two = Harness(1, batch_norm=True), Harness(2, batch_norm=True)
+    start = one.weights()
+    for step in range(4):
+        assert one.run(step)["loss"] == pytest.approx(two.run(step)["loss"], rel=1e-4)
+    assert_close(one.weights(), two.weights(), 1e-3)
+    assert all(np.array_equal(a, b) for a, b in zip(two.weights(0), two.weights(1), strict=True))
+    names = [w.path for w in one.state.model.weights]
+    moving = next(i for i, name in enumerate(names) if name.endswith("moving_mean"))
+    assert not np.array_equal(start[moving], one.weights()[moving])
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
+    harness = Harness(1)
+    names = [w.path for w in harness.state.model.weights]
+    before = harness.weights()
+    harness.run(0)
+    for name, old, new in zip(names, before, harness.weights(), strict=True):
+        assert np.array_equal(old, new) == ("batch_normalization" in name)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_overflow_on_the_last_replica_is_skipped_on_all_and_halves_the_scale(replicas: int) -> None:
+    harness = Harness(replicas, precision="mixed_float16")
+    harness.run(0)
+    before, slots = harness.weights(), [v.numpy() for v in harness.state.optimizer.variables[2:]]
+    outcome = harness.run(1, spoil={BATCH - 1: np.inf})
+    assert not outcome["finite"]
+    assert harness.state.loss_scale.numpy() == INITIAL_SCALE / 2
+    for replica in range(replicas):
+        assert all(np.array_equal(a, b) for a, b in zip(before, harness.weights(replica), strict=True))
+    assert all(np.array_equal(a, v.numpy()) for a, v in zip(slots, harness.state.optimizer.variables[2:], strict=True))
+    assert harness.run(2)["finite"]
+    for replica in range(replicas):
+        assert all(np.isfinite(w).all() for w in harness.weights(replica))
+        assert all(np.array_equal(a, b) for a, b in zip(harness.weights(0), harness.weights(replica), strict=True))
+
+
+def test_the_scale_doubles_after_enough_good_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("catdog.training.step.SCALE_GROWTH_STEPS", 3)
+    harness = Harness(1, precision="mixed_float16")
+    scales = [harness.run(step) and float(harness.state.loss_scale.numpy()) for step in range(7)]
+    assert scales == [INITIAL_SCALE * factor for factor in (1, 1, 2, 2, 2, 4, 4)]
+
+
+def test_the_loss_scale_does_not_change_the_norm_that_clips() -> None:
+    plain, scaled = Harness(1), Harness(1, precision="mixed_float16")
+    assert plain.run(0)["norm"] == pytest.approx(scaled.run(0)["norm"], rel=2e-2)
+
+
+def test_clipping_bounds_the_reduced_gradient_on_any_number_of_replicas() -> None:
+    # A gradient of norm n, cut to c, moves plain numbers less; Adam hides it, so its first moment is what shows it.
+    recipe = replace(RECIPE, optimizer=Optimizer(clip_norm=1e-3))
+    for replicas in (1, 2):
+        harness = Harness(replicas, recipe)
+        assert harness.run(0)["norm"] > 1e-2
+        moments = [v.numpy() for v in harness.state.optimizer.variables if "momentum" in v.path]
+        assert np.sqrt(sum(float((m**2).sum()) for m in moments)) == pytest.approx(0.1 * 1e-3, rel=1e-3)
+
+
+def test_rows_of_weight_zero_count_for_nothing() -> None:
+    spoilt = {row: 0.0 for row in range(8, BATCH)}
+    harness = Harness(1)
+    outcome = harness.run(0, spoil=spoilt)
+    assert 0 < outcome["loss"] < 8 * 3
+    assert outcome["correct"] <= 8
+
+
+def test_dropout_depends_on_the_step_and_not_on_the_replicas() -> None:
+    harness = Harness(1)
+    assert harness.run(0, rate=0.0)["loss"] == harness.run(0, rate=0.0)["loss"]
+    batch = harness.batch(0, {})
+    same = [harness.step(batch, 0.0, step)["loss"].numpy() for step in (5, 5, 6)]
+    assert same[0] == same[1] != same[2]
+
+
+def test_the_moving_average_follows_the_weights_and_is_what_is_validated() -> None:
+    harness = Harness(2, replace(RECIPE, optimizer=Optimizer(ema=0.9)))
+    start = harness.weights()
+    for step in range(5):
+        harness.run(step)
+    means = [mean.numpy() for mean in harness.state.average]
+    kernel = next(i for i, w in enumerate(harness.state.model.weights) if w.path.endswith("kernel"))
+    moved, lag = np.abs(harness.weights()[kernel] - start[kernel]), np.abs(harness.weights()[kernel] - means[kernel])
+    assert 0 < lag.mean() < moved.mean()
+    own = harness.weights()
+    with harness.state.averaged():
+        assert all(np.array_equal(a, b) for a, b in zip(harness.weights(1), means, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(harness.weights(1), own, strict=True))
+
+
+def test_a_state_put_back_takes_the_same_steps_bit_for_bit() -> None:
+    recipe = replace(RECIPE, optimizer=Optimizer(name="adamw", weight_decay=0.01, ema=0.99))
+    first = Harness(1, recipe, "mixed_float16")
+    for step in range(2):
+        first.run(step)
+    arrays = first.state.snapshot()
+    second = Harness(1, recipe, "mixed_float16")
+    second.state.restore(arrays, optimizer=True)
+    for step in range(2, 5):
+        assert first.run(step) == second.run(step)
+    for name, value in first.state.snapshot().items():
+        assert value.tobytes() == second.state.snapshot()[name].tobytes(), name
+
+
+def test_a_snapshot_does_not_change_with_later_steps() -> None:
+    harness = Harness(1)
+    arrays = harness.state.snapshot()
+    copies = {name: value.copy() for name, value in arrays.items()}
+    harness.run(0)
+    assert all(np.array_equal(arrays[name], copies[name]) for name in copies)
+    assert any(not np.array_equal(arrays[n], v) for n, v in harness.state.snapshot().items())
+
+
+def test_prediction_gives_the_rows_of_all_replicas_in_turn() -> None:
+    harness = Harness(2)
+    images = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3)).astype(np.uint8)
+    share = harness.strategy.experimental_distribute_values_from_function(
+        lambda context: {"image": tf.constant(images[4 * context.replica_id_in_sync_group :][:4])}
+    )
+    scores = make_predict_step(harness.strategy, harness.state.model)(share).numpy()
+    expected = harness.state.model.predict(images.astype(np.float32), verbose=0)[:, 0]
+    np.testing.assert_allclose(1 / (1 + np.exp(-scores)), expected, rtol=1e-5)
+
+
+LABELS, SCORES = tf.constant([0.0, 1.0, 1.0]), tf.constant([-2.0, -2.0, 3.0])
+
+
+def cross_entropy(target: np.ndarray, score: np.ndarray) -> np.ndarray:
+    p = 1 / (1 + np.exp(-score))
+    return -(target * np.log(p) + (1 - target) * np.log(1 - p))
+
+
+@pytest.mark.parametrize("balance", ["none", "class_weight", "focal"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_losses_are_what_their_papers_say(balance: str, smoothing: float) -> None:
+    settings = Loss(balance=balance, label_smoothing=smoothing)  # type: ignore[arg-type]
+    labels, scores = LABELS.numpy(), SCORES.numpy()
+    targets = labels * (1 - smoothing) + smoothing / 2
+    expected = cross_entropy(targets, scores)
+    if balance == "focal":
+        expected *= np.abs(targets - 1 / (1 + np.exp(-scores))) ** 2
+    if balance != "none":
+        expected *= np.where(labels == 1, 0.75, 1.5)
+    np.testing.assert_allclose(losses(LABELS, SCORES, settings, (1.5, 0.75)).numpy(), expected, rtol=1e-4)
