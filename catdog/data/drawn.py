@@ -26,7 +26,7 @@ Shape = Sequence[complex]  # a polygon in face units: the head has a radius of a
 Item = TypeVar("Item")
 
 _CANVAS = 2 * SIDE  # drawn at twice the side, then reduced, which smooths the edges
-_CIRCLE = tuple(cmath.rect(1, math.tau * k / 28) for k in range(28))
+_CIRCLE = tuple(cmath.rect(1, math.tau * k / 24) for k in range(24))
 _COATS: tuple[Colour, ...] = (
     (238, 226, 204),
     (226, 152, 76),
@@ -138,9 +138,8 @@ class _Brush:
         self.lean = lean  # where a point one unit in front of the face moves to when the head turns aside or nods
 
     def place(self, shape: Iterable[complex], depth: float = 0.0) -> list[tuple[int, int]]:
-        origin = self.centre + self.spin * self.lean * depth
-        placed = [origin + self.spin * point for point in shape]
-        return [(round(point.real), round(point.imag)) for point in placed]
+        spin, origin = self.spin, self.centre + self.spin * self.lean * depth
+        return [(round(point.real), round(point.imag)) for point in (origin + spin * point for point in shape)]
 
     def fill(self, shape: Iterable[complex], colour: Colour, depth: float = 0.0) -> None:
         self.pen.polygon(self.place(shape, depth), fill=colour)
@@ -151,8 +150,8 @@ class _Brush:
 
 
 def _posed_brush(image: Image.Image, rng: Random) -> _Brush:
-    scale = rng.uniform(0.27, 0.36) * _CANVAS
-    centre = complex(rng.uniform(0.4, 0.6), rng.uniform(0.45, 0.6)) * _CANVAS
+    scale = rng.uniform(0.25, 0.36) * _CANVAS
+    centre = complex(rng.uniform(0.37, 0.63), rng.uniform(0.43, 0.61)) * _CANVAS
     lean = complex(rng.uniform(-0.5, 0.5), rng.uniform(-0.12, 0.2))
     return _Brush(image, centre, cmath.rect(scale, math.radians(rng.uniform(-22, 22))), lean)
 
@@ -267,7 +266,7 @@ def _draw_markings(
 def _draw_fur(brush: _Brush, face: _Face, coat: Colour, rng: Random) -> None:
     """Short strokes that point away from the nose, lighter and darker than the coat."""
     shades = (_mix(coat, _WHITE, 0.22), _mix(coat, _INK, 0.18))
-    for k in range(int(rng.uniform(20, 70))):
+    for k in range(int(rng.uniform(15, 50))):
         direction = cmath.rect(1, math.tau * rng.random())
         start = math.sqrt(rng.uniform(0.12, 0.85))
         root = complex(direction.real * face.width, direction.imag * face.height) * start

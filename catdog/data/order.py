@@ -33,8 +33,9 @@ class Order:
     """The order of a split for training.
 
     Within an epoch each example comes at most once, and all but fewer than global_batch + streams of them do.
-    With `labels`, one string of digits a shard, the rarer classes are repeated instead until each stream takes its
-    classes in turn. Raises CallerError when the shards do not fit the streams.
+    With `labels`, one string of digits a shard, each stream takes its classes in turn and repeats the rarer ones: a
+    batch holds as many of one class as of another, or one more, and the commonest comes at most once an epoch. Raises
+    CallerError when the shards do not fit the streams.
     """
 
     sizes: tuple[int, ...]
@@ -84,12 +85,12 @@ class Order:
         return np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64)
 
     def _epoch(self, epoch: int) -> list[Ints]:
-        # One epoch is kept: a run asks for its batches in order.
-        kept: dict[int, list[Ints]] = self.__dict__.setdefault("_kept", {})
-        if epoch not in kept:
-            kept.clear()
-            kept[epoch] = [self._stream(epoch, stream) for stream in range(self.streams)]
-        return kept[epoch]
+        # One epoch is kept, for a run asks for its batches in order; put in place whole, for threads may share an order.
+        kept_epoch, streams = self.__dict__.get("_kept", (None, []))
+        if kept_epoch != epoch:
+            streams = [self._stream(epoch, stream) for stream in range(self.streams)]
+            self.__dict__["_kept"] = (epoch, streams)
+        return streams
 
     def _stream(self, epoch: int, stream: int) -> Ints:
         """The examples of one stream in the order of one epoch."""
@@ -100,17 +101,24 @@ class Order:
         return examples if self.labels is None else self._balanced(examples, epoch, stream)
 
     def _balanced(self, examples: Ints, epoch: int, stream: int) -> Ints:
-        labels = self._labels[examples]
-        classes = [examples[labels == label] for label in np.unique(self._labels)]
-        # Streams of one length, whatever classes they hold.
-        length = max(int(np.bincount(self._labels).max()) // self.streams, 1)
-        if min(map(len, classes)) == 0:
+        classes = [examples[self._labels[examples] == label] for label in np.unique(self._labels)]
+        turns = [_cycled(members, self._turns, self.seed, epoch, stream) for members in classes]
+        # Streams start with different classes, or batches of one row a stream would be of one class.
+        return np.stack(np.roll(turns, -stream, axis=0), axis=1).reshape(-1)
+
+    @functools.cached_property
+    def _turns(self) -> int:
+        """Examples of each class that a stream gives in a balanced epoch: as many as each has of the commonest class."""
+        streams = np.repeat(np.arange(len(self.sizes)) % self.streams, self.sizes)
+        counts = np.stack(
+            [np.bincount(streams[self._labels == c], minlength=self.streams) for c in np.unique(self._labels)]
+        )
+        if (counts == 0).any():
             raise CallerError(
-                f"loss.balance = 'oversample': stream {stream} of {self.streams} holds no example of some class;"
-                " lower data.streams, or choose 'class_weight'"
+                f"loss.balance = 'oversample': stream {int(counts.min(axis=0).argmin())} of {self.streams} holds no"
+                " example of some class; lower data.streams, or choose 'class_weight'"
             )
-        turns = [_cycled(members, length, self.seed, epoch, stream) for members in classes]
-        return np.stack(turns, axis=1).reshape(-1)
+        return int(counts[counts.sum(axis=1).argmax()].min())
 
     @functools.cached_property
     def _labels(self) -> Ints:

@@ -16,12 +16,12 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from catdog.data.pipeline import Shards, evaluation_dataset
-from catdog.data.shards import CLASSES, SPLITS, Manifest, load_manifest
-from catdog.errors import CallerError
+from catdog.data.shards import CLASSES, SPLITS, Manifest, Shard, load_manifest
+from catdog.errors import CallerError, RunError
 from catdog.evaluation import history, metrics, plots, report
 from catdog.evaluation.plots import Mistake
 from catdog.evaluation.trained import BATCH, Trained, load_trained
-from catdog.storage import Bucket
+from catdog.storage import Bucket, crc32c
 
 _MISTAKES = 12
 
@@ -54,7 +54,7 @@ def evaluate(run: Bucket, data: Bucket, split: str = "test") -> dict[str, Any]:
 
     Writes plots and predictions.csv there, then metrics.json, and for the test split report.html at the end.
     Raises CallerError for an unknown or empty split and where the run, its model or the data set is missing, and
-    RunError for a model that can't be used.
+    RunError for a model or a shard that can't be used.
     """
     if split not in SPLITS:
         raise CallerError(f"split = {split!r}: must be one of {', '.join(SPLITS)}")
@@ -62,8 +62,8 @@ def evaluate(run: Bucket, data: Bucket, split: str = "test") -> dict[str, Any]:
     manifest = load_manifest(data)
     if not any(shard.examples for shard in manifest.split(split)):
         raise CallerError(f"{data.uri}: its {split} split is empty; prepare the data set with a larger --{split}")
-    paths = [data.path(shard.name) for shard in manifest.split(split)]
-    predictions = _predict(trained, manifest, split, paths)
+    paths = _whole(data, manifest.split(split))
+    predictions = _predict(trained, manifest.split(split), paths)
     lines = history.parse(run.read("metrics.jsonl")) if run.exists("metrics.jsonl") else []
     summary = {
         "split": split,
@@ -71,7 +71,7 @@ def evaluate(run: Bucket, data: Bucket, split: str = "test") -> dict[str, Any]:
         "data": _data(manifest, data),
         "environment": _environment(),
     }
-    mistakes = _mistakes(predictions, manifest, split, paths)
+    mistakes = _mistakes(predictions, manifest.split(split), paths)
     images = _plots(predictions, summary, lines)
     folder = f"evaluation/{split}"
     for name, image in images.items():
@@ -85,8 +85,15 @@ def evaluate(run: Bucket, data: Bucket, split: str = "test") -> dict[str, Any]:
     return summary
 
 
-def _predict(trained: Trained, manifest: Manifest, split: str, paths: Sequence[Path]) -> _Predictions:
-    shards = manifest.split(split)
+def _whole(data: Bucket, shards: Sequence[Shard]) -> list[Path]:
+    """The shards' files, once their checksums have been compared with the manifest's."""
+    for shard in shards:
+        if not data.exists(shard.name) or crc32c(data.path(shard.name)) != shard.crc32c:
+            raise RunError(f"{data.uri}/{shard.name}: is missing or damaged; `catdog verify {data.uri}` tells more")
+    return [data.path(shard.name) for shard in shards]
+
+
+def _predict(trained: Trained, shards: Sequence[Shard], paths: Sequence[Path]) -> _Predictions:
     sizes = [shard.examples for shard in shards]
     probabilities = np.full(sum(sizes), np.nan)
     labels = np.full(sum(sizes), -1, np.int64)
@@ -104,8 +111,8 @@ def _predict(trained: Trained, manifest: Manifest, split: str, paths: Sequence[P
     return _Predictions(tuple(filenames), labels, probabilities)
 
 
-def _mistakes(predictions: _Predictions, manifest: Manifest, split: str, paths: Sequence[Path]) -> list[Mistake]:
-    ends = np.cumsum([shard.examples for shard in manifest.split(split)])
+def _mistakes(predictions: _Predictions, shards: Sequence[Shard], paths: Sequence[Path]) -> list[Mistake]:
+    ends = np.cumsum([shard.examples for shard in shards])
     opened = Shards(paths)
     chosen = []
     for example in predictions.wrong[:_MISTAKES].tolist():
@@ -170,7 +177,7 @@ def _environment() -> dict[str, str]:
         "NumPy": np.__version__,
         "Python": platform.python_version(),
         "device": ", ".join(names) or _cpu(),
-        "system": platform.platform(terse=True),
+        "system": f"{platform.system()} {platform.machine()}",
     }
 
 
@@ -179,4 +186,4 @@ def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} × {names[0]}" if names else platform.processor() or platform.machine()
+    return f"{names[0]}, {len(names)} threads" if names else platform.processor() or platform.machine()

@@ -7,7 +7,8 @@ import numpy as np
 import sklearn.metrics as sk  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-CLASSES = ("cat", "dog")
+from catdog.data.shards import CLASSES
+
 BINS = 15
 _Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 _EPSILON = 1e-7  # Keras' clipping of probabilities, so that log_loss compares with the losses of training

@@ -17,9 +17,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from catdog.data.shards import CLASSES
 from catdog.evaluation.history import Line, epochs, phases, smooth
 from catdog.evaluation.history import best as best_epoch
-from catdog.evaluation.metrics import BINS, CLASSES, predicted, wilson
+from catdog.evaluation.metrics import BINS, predicted, wilson
 
 # Okabe and Ito's colours, told apart under all common kinds of colour blindness.
 BLUE, VERMILION = "#0072B2", "#D55E00"

@@ -108,7 +108,7 @@ def _classes(metrics: Mapping[str, Any]) -> str:
         [name, *(_percent(values[key]) for key in ("precision", "recall", "f1")), f"{values['support']:,}"]
         for name, values in metrics["classes"].items()
     ]
-    return _table(["Class", "Precision", "Recall", "F1", "Examples"], rows)
+    return _table(["Class", "Precision", "Recall", "F1", "Count"], rows)
 
 
 def _undefined(reasons: Mapping[str, str]) -> str:
@@ -158,14 +158,14 @@ def _epochs(rows: Sequence[Epoch]) -> str:
     head = [
         "Epoch",
         "Phase",
-        "Step",
-        "Train loss",
-        "Train acc.",
         "Val loss",
         "Val acc.",
+        "Train loss",
+        "Train acc.",
         "Rate",
         "Images/s",
         "Data wait",
+        "Step",
     ]
     table = _table(
         head,
@@ -173,14 +173,14 @@ def _epochs(rows: Sequence[Epoch]) -> str:
             [
                 f"{row.number:g}",
                 row.phase,
-                f"{row.step:,}",
-                _decimals(row.train_loss),
-                _percent(row.train_accuracy),
                 _decimals(row.val_loss),
                 _percent(row.val_accuracy),
+                _decimals(row.train_loss),
+                _percent(row.train_accuracy),
                 _number(row.learning_rate, ".1e"),
                 _number(row.images_per_s, ",.0f"),
                 _percent(row.data_wait),
+                f"{row.step:,}",
             ]
             for row in rows
         ],

@@ -35,14 +35,14 @@ class Trained:
 
 
 def load_trained(run: Bucket) -> Trained:
-    """Raises CallerError when there is no run, or none that is finished, and RunError when its model can't be opened."""
+    """Raises CallerError for no run or an unfinished one, and RunError when its model can't be opened."""
     if not run.exists("recipe.toml"):
         raise CallerError(
             f"{run.uri}: there is no run here (no recipe.toml); give the folder that `catdog train` wrote"
         )
     if not run.exists("model.keras"):
         raise CallerError(
-            f"{run.uri}: has no model.keras, for its training is not finished; run `catdog train` again to go on with it"
+            f"{run.uri}: has no model.keras, for its training is not finished; run `catdog train` again to finish it"
         )
     recipe = recipes.load(run.path("recipe.toml"))
     try:
@@ -51,7 +51,9 @@ def load_trained(run: Bucket) -> Trained:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RunError(f"{run.path('model.keras')}: can't be opened: {reason}") from error
 
-    @tf.function(reduce_retracing=True)
+    side = recipe.data.side
+
+    @tf.function(input_signature=[tf.TensorSpec((None, side, side, 3), tf.uint8)])
     def forward(images: tf.Tensor) -> tf.Tensor:
         return tf.reshape(model(tf.cast(images, tf.float32), training=False), [-1])
 

@@ -1,0 +1,292 @@
+"""A source → a data set: decoded, deduplicated, split, shuffled, sharded, and only then given its manifest."""
+
+import csv
+import hashlib
+import io
+import multiprocessing
+import os
+import re
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from catdog.data import example
+from catdog.data.images import Unreadable, decode, encode
+from catdog.data.shards import CLASSES, MANIFEST, SPLITS, Manifest, Shard, load_manifest, write_records
+from catdog.data.sources import Item, open_source
+from catdog.errors import CallerError
+from catdog.storage import Bucket, crc32c
+
+SKIPPED = "skipped.csv"
+
+_SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture as it will be stored; its bytes lie in the spool file."""
+
+    name: str
+    label: int
+    digest: str
+    """SHA-256 of the stored JPEG: the picture's identity, on which split and order rest."""
+    height: int
+    width: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Skipped:
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    manifest: Manifest
+    skipped: int
+    written: bool
+    """Whether anything was done; not when the data set was there already and was to be reused."""
+
+
+def prepare(
+    source: str,
+    bucket: Bucket,
+    *,
+    side: int = 256,
+    shards: int = 16,
+    val: float = 0.1,
+    test: float = 0.1,
+    seed: int = 0,
+    keep: dict[str, float] | None = None,
+    overwrite: bool = False,
+    reuse: bool = False,
+) -> Prepared:
+    """Write a data set, its manifest last; the same pictures, options and seed give the same bytes.
+
+    `side` bounds the shorter side in pixels; `shards` is the number of train shards; `val` and `test` are parts of each
+    class in 0..1; `keep` thins classes of the train split to a part in 0..1. With `reuse` a data set of the same source
+    and options is left as it is. Raises CallerError for anything that the caller can mend.
+    """
+    keep = dict(keep or {})
+    _check(side, shards, val, test, seed, keep)
+    options = {"side": side, "shards": shards, "val": val, "test": test, "seed": seed, "keep": keep}
+    if bucket.exists(MANIFEST) and not overwrite:
+        return Prepared(_reused(source, options, bucket, reuse), 0, written=False)
+    opened = open_source(source, seed)
+    bucket.delete(MANIFEST)
+    for name in bucket.list():
+        if _SHARD_NAME.fullmatch(name) or name == SKIPPED:
+            bucket.delete(name)
+    with tempfile.TemporaryFile() as spool:
+        pictures, skipped = _convert_all(opened.items, opened.count, side, spool)
+        pictures, repeated = _unique(pictures)
+        skipped = sorted([*skipped, *repeated], key=lambda s: s.name)
+        bucket.write(SKIPPED, _csv(skipped))
+        _refuse_missing(source, pictures, bucket, skipped)
+        splits = split(pictures, val, test, seed, keep)
+        counts = {name: _shard_count(name, splits, shards) for name in SPLITS}
+        written = [shard for name in SPLITS for shard in _write(name, splits[name], counts[name], spool, bucket)]
+    manifest = Manifest(source, options, tuple(written))
+    bucket.write(MANIFEST, manifest.to_json())
+    return Prepared(manifest, len(skipped), written=True)
+
+
+def split(
+    pictures: Iterable[Picture], val: float, test: float, seed: int, keep: dict[str, float]
+) -> dict[str, list[Picture]]:
+    """The pictures of each split, shuffled. Each picture's place depends on the seed and its digest, so files that are
+    left out have no influence, and each class gives the same part of itself to each split."""
+    result: dict[str, list[Picture]] = {name: [] for name in SPLITS}
+    ranked = sorted(pictures, key=lambda p: _rank("split", seed, p))
+    for label, name in enumerate(CLASSES):
+        members = [picture for picture in ranked if picture.label == label]
+        tests, vals = round(test * len(members)), round(val * len(members))
+        result["test"] += members[:tests]
+        result["val"] += members[tests : tests + vals]
+        train = sorted(members[tests + vals :], key=lambda p: _rank("keep", seed, p))
+        result["train"] += train[: round(keep.get(name, 1.0) * len(train))]
+    return {name: sorted(members, key=lambda p: _rank("shuffle", seed, p)) for name, members in result.items()}
+
+
+def _rank(purpose: str, seed: int, picture: Picture) -> bytes:
+    return hashlib.sha256(f"{purpose} {seed} {picture.digest}".encode()).digest()
+
+
+def _check(side: int, shards: int, val: float, test: float, seed: int, keep: dict[str, float]) -> None:
+    def require(holds: bool, name: str, value: object, allowed: str) -> None:
+        if not holds:
+            raise CallerError(f"--{name} {value}: must be {allowed}")
+
+    require(side >= 32, "side", side, "at least 32 pixels")
+    require(1 <= shards <= 99_999, "shards", shards, "from 1 to 99999")
+    require(0 <= val < 1, "val", val, "at least 0 and below 1")
+    require(0 <= test < 1, "test", test, "at least 0 and below 1")
+    require(
+        val + test < 1, "val", val, f"less than 1 together with --test {test}, so that something is left to train on"
+    )
+    require(seed >= 0, "seed", seed, "at least 0")
+    for name, part in keep.items():
+        require(name in CLASSES, "keep", f"{name}={part}", f"for one of {', '.join(CLASSES)}")
+        require(0 < part <= 1, "keep", f"{name}={part}", "a part above 0 and at most 1")
+
+
+def _reused(source: str, options: dict[str, Any], bucket: Bucket, reuse: bool) -> Manifest:
+    if not reuse:
+        raise CallerError(
+            f"{bucket.uri}: holds a data set already; name another folder, or write over it with --overwrite"
+        )
+    manifest = load_manifest(bucket)
+    now, before = {"source": source} | options, {"source": manifest.source} | manifest.options
+    different = [f"{name}: {before.get(name)!r} → {now[name]!r}" for name in now if before.get(name) != now[name]]
+    if different:
+        raise CallerError(
+            f"{bucket.uri}: holds a data set made otherwise ({'; '.join(different)}); name another folder, or --overwrite"
+        )
+    return manifest
+
+
+def _convert_all(
+    items: Iterator[Item], count: int | None, side: int, spool: BinaryIO
+) -> tuple[list[Picture], list[Skipped]]:
+    pictures: list[Picture] = []
+    skipped: list[Skipped] = []
+    columns = [
+        TextColumn("pictures"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f}/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=count, rate=0.0)
+        began = time.monotonic()
+        for item, outcome in _in_processes(items, side):
+            if isinstance(outcome, str):
+                skipped.append(Skipped(item.name, outcome))
+            else:
+                jpeg, height, width = outcome
+                digest = hashlib.sha256(jpeg).hexdigest()
+                assert item.label is not None
+                pictures.append(Picture(item.name, item.label, digest, height, width, spool.tell(), len(jpeg)))
+                spool.write(jpeg)
+            done = len(pictures) + len(skipped)
+            progress.update(task, completed=done, rate=done / (time.monotonic() - began))
+    return pictures, skipped
+
+
+def _in_processes(items: Iterator[Item], side: int) -> Iterator[tuple[Item, tuple[bytes, int, int] | str]]:
+    """Each item with its JPEG, height and width, or the reason why it has none; a bounded number is under way."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    waiting: deque[tuple[list[Item], Future[list[tuple[bytes, int, int] | str]]]] = deque()
+
+    def finished() -> Iterator[tuple[Item, tuple[bytes, int, int] | str]]:
+        batch, future = waiting.popleft()
+        yield from zip(batch, future.result(), strict=True)
+
+    with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            while batch := [item for _, item in zip(range(16), items, strict=False)]:
+                waiting.append((batch, pool.submit(_convert, batch, side)))
+                if len(waiting) > 2 * cores:
+                    yield from finished()
+            while waiting:
+                yield from finished()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _convert(batch: list[Item], side: int) -> list[tuple[bytes, int, int] | str]:
+    return [_converted(item, side) for item in batch]
+
+
+def _converted(item: Item, side: int) -> tuple[bytes, int, int] | str:
+    if item.content is None:
+        return item.reason
+    try:
+        return encode(decode(item.content.read(), side), side)
+    except Unreadable as error:
+        return str(error)
+    except Exception as error:  # a file that cannot be read must not end the work on the others
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+def _unique(pictures: list[Picture]) -> tuple[list[Picture], list[Skipped]]:
+    """Each picture once, under the first of its names; none that comes under both classes."""
+    alike: dict[str, list[Picture]] = {}
+    for picture in sorted(pictures, key=lambda p: p.name):
+        alike.setdefault(picture.digest, []).append(picture)
+    kept: list[Picture] = []
+    skipped: list[Skipped] = []
+    for first, *others in alike.values():
+        contrary = next((other for other in others if other.label != first.label), None)
+        if contrary is None:
+            kept.append(first)
+            skipped += [Skipped(other.name, f"the same picture as {first.name}") for other in others]
+        else:
+            reason = f"the same picture stands under both classes: {first.name} and {contrary.name}"
+            skipped += [Skipped(picture.name, reason) for picture in (first, *others)]
+    return kept, skipped
+
+
+def _refuse_missing(source: str, pictures: list[Picture], bucket: Bucket, skipped: list[Skipped]) -> None:
+    why = f"; {len(skipped)} files were left out, see {bucket.path(SKIPPED)}" if skipped else ""
+    if not pictures:
+        raise CallerError(f"{source}: holds no usable picture{why}")
+    for label, name in enumerate(CLASSES):
+        if not any(picture.label == label for picture in pictures):
+            raise CallerError(f"{source}: holds no usable picture of class {name!r}{why}")
+
+
+def _shard_count(name: str, splits: dict[str, list[Picture]], shards: int) -> int:
+    train = len(splits["train"])
+    if train < shards:
+        raise CallerError(f"--shards {shards}: there are only {train} train examples; give at most that many shards")
+    if name == "train":
+        return shards
+    return min(len(splits[name]), max(1, round(shards * len(splits[name]) / train)))
+
+
+def _write(name: str, pictures: list[Picture], count: int, spool: BinaryIO, bucket: Bucket) -> Iterator[Shard]:
+    share, more = divmod(len(pictures), max(count, 1))
+    start = 0
+    for index in range(count):
+        stop = start + share + (index < more)
+        members, start = pictures[start:stop], stop
+        file = f"{name}-{index:05d}-of-{count:05d}.tfrecord"
+        with bucket.writing(file) as path:
+            write_records(path, (_example(picture, spool) for picture in members))
+            size, checksum = path.stat().st_size, crc32c(path)
+        yield Shard(file, name, size, checksum, "".join(str(picture.label) for picture in members))
+
+
+def _example(picture: Picture, spool: BinaryIO) -> bytes:
+    spool.seek(picture.offset)
+    return example.encode(
+        {
+            "image/encoded": spool.read(picture.length),
+            "image/format": b"jpeg",
+            "image/height": picture.height,
+            "image/width": picture.width,
+            "image/class/label": picture.label,
+            "image/class/text": CLASSES[picture.label].encode(),
+            "image/filename": picture.name.encode(),
+        }
+    )
+
+
+def _csv(skipped: list[Skipped]) -> bytes:
+    buffer = io.StringIO()
+    rows = csv.writer(buffer, lineterminator="\n")
+    rows.writerow(["path", "reason"])
+    rows.writerows((s.name, s.reason) for s in skipped)
+    return buffer.getvalue().encode(errors="surrogateescape")

@@ -1,0 +1,143 @@
+"""TFRecord shards and their manifest: written, indexed, read back and verified, with no TensorFlow."""
+
+import hashlib
+import json
+import struct
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from catdog.errors import CallerError
+from catdog.storage import Bucket
+
+CLASSES = ("cat", "dog")
+SPLITS = ("train", "val", "test")
+MANIFEST = "manifest.json"
+
+_FRAME = struct.Struct("<QI")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One TFRecord file of a data set."""
+
+    name: str
+    split: str
+    bytes: int
+    crc32c: str
+    """CRC-32C of the file, 8 hexadecimal digits."""
+    labels: str
+    """One digit a record: its class."""
+
+    @property
+    def examples(self) -> int:
+        return len(self.labels)
+
+    @property
+    def per_class(self) -> dict[str, int]:
+        return {name: self.labels.count(str(label)) for label, name in enumerate(CLASSES)}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a data set holds; the object that, written last, makes it one."""
+
+    source: str
+    options: dict[str, Any]
+    shards: tuple[Shard, ...]
+
+    def split(self, name: str) -> tuple[Shard, ...]:
+        return tuple(shard for shard in self.shards if shard.split == name)
+
+    def per_class(self, split: str) -> dict[str, int]:
+        total = Counter(dict.fromkeys(CLASSES, 0))
+        for shard in self.split(split):
+            total.update(shard.per_class)
+        return dict(total)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the data set holds, in hexadecimal; where it came from is no part of it."""
+        held = [[s.name, s.split, s.bytes, s.crc32c, s.labels] for s in self.shards]
+        return hashlib.sha256(json.dumps([CLASSES, held]).encode()).hexdigest()
+
+    def to_json(self) -> bytes:
+        splits = {
+            split: {"examples": sum(s.examples for s in self.split(split)), "per_class": self.per_class(split)}
+            for split in SPLITS
+        }
+        shards = [
+            {
+                "name": s.name,
+                "split": s.split,
+                "bytes": s.bytes,
+                "crc32c": s.crc32c,
+                "examples": s.examples,
+                "per_class": s.per_class,
+                "labels": s.labels,
+            }
+            for s in self.shards
+        ]
+        content = {
+            "format": 1,
+            "classes": CLASSES,
+            "source": self.source,
+            "options": self.options,
+            "splits": splits,
+            "shards": shards,
+        }
+        return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def load_manifest(bucket: Bucket) -> Manifest:
+    """The manifest of a data set; raises CallerError where there is none or it is not one."""
+    if not bucket.exists(MANIFEST):
+        what = "no such folder" if not Path(bucket.uri).is_dir() else "holds no data set: there is no manifest.json"
+        raise CallerError(f"{bucket.uri}: {what}; write one with `catdog prepare SOURCE {bucket.uri}`")
+    try:
+        content = json.loads(bucket.read(MANIFEST))
+        if content["format"] != 1:
+            raise CallerError(f"{bucket.uri}/{MANIFEST}: format {content['format']}; this version reads format 1")
+        if tuple(content["classes"]) != CLASSES:
+            raise CallerError(f"{bucket.uri}/{MANIFEST}: classes {content['classes']}; must be {list(CLASSES)}")
+        keys = Shard.__dataclass_fields__
+        shards = tuple(Shard(**{key: shard[key] for key in keys}) for shard in content["shards"])
+        return Manifest(content["source"], content["options"], shards)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CallerError(f"{bucket.uri}/{MANIFEST}: is not a manifest: {error!r}") from None
+
+
+def record_index(path: Path) -> np.ndarray:
+    """Offset and length of each payload in a TFRecord file, int64 [records, 2]; raises ValueError on a broken file."""
+    size = path.stat().st_size
+    spans: list[tuple[int, int]] = []
+    with open(path, "rb") as file:
+        at = 0
+        while at < size:
+            file.seek(at)
+            header = file.read(_FRAME.size)
+            length = _FRAME.unpack(header)[0] if len(header) == _FRAME.size else size
+            if at + _FRAME.size + length + 4 > size:
+                raise ValueError(f"{path}: record {len(spans)} runs past the end of the file")
+            spans.append((at + _FRAME.size, length))
+            at += _FRAME.size + length + 4
+    return np.array(spans, np.int64).reshape(-1, 2)
+
+
+def write_records(path: Path, payloads: Iterable[bytes]) -> None:
+    """A TFRecord file: each payload framed by its length and masked CRC-32Cs, as TensorFlow's record format has it."""
+    with open(path, "wb") as file:
+        for payload in payloads:
+            length = struct.pack("<Q", len(payload))
+            file.write(length + masked_crc32c(length) + payload + masked_crc32c(payload))
+
+
+def masked_crc32c(content: bytes) -> bytes:
+    """The CRC-32C of TensorFlow's record format: rotated and offset, as it stands in the file, 4 bytes."""
+    crc = google_crc32c.value(content)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -1,0 +1,97 @@
+"""Everything of a data set read again: each checksum, each record, each picture, and the counts."""
+
+import io
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from catdog.data import example
+from catdog.data.shards import CLASSES, MANIFEST, Manifest, Shard, load_manifest, masked_crc32c, record_index
+from catdog.storage import Bucket, crc32c
+
+_KEYS = {
+    "image/encoded": bytes,
+    "image/format": bytes,
+    "image/height": int,
+    "image/width": int,
+    "image/class/label": int,
+    "image/class/text": bytes,
+    "image/filename": bytes,
+}
+
+
+def verify(bucket: Bucket) -> tuple[Manifest, list[str]]:
+    """The manifest and what is wrong with the data set, one line a fault that names shard and record.
+
+    Raises CallerError where there is no data set.
+    """
+    manifest = load_manifest(bucket)
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        paths = [bucket.path(shard.name) for shard in manifest.shards]
+        faults = [fault for found in pool.map(shard_faults, paths, manifest.shards) for fault in found]
+    named = {shard.name for shard in manifest.shards} | {MANIFEST, "skipped.csv"}
+    faults += [f"{name}: the manifest does not name it" for name in bucket.list() if name not in named]
+    return manifest, faults + list(_repeated_shards(manifest))
+
+
+def shard_faults(path: Path, shard: Shard) -> list[str]:
+    """What is wrong with one shard's file."""
+    if not path.is_file():
+        return [f"{shard.name}: is missing"]
+    faults: list[str] = []
+    if (size := path.stat().st_size) != shard.bytes:
+        faults.append(f"{shard.name}: {size} bytes, the manifest says {shard.bytes}")
+    if (found := crc32c(path)) != shard.crc32c:
+        faults.append(f"{shard.name}: crc32c {found}, the manifest says {shard.crc32c}")
+    try:
+        index = record_index(path)
+    except ValueError as error:
+        return [*faults, f"{shard.name}: {str(error).removeprefix(f'{path}: ')}"]
+    if len(index) != shard.examples:
+        faults.append(f"{shard.name}: {len(index)} records, the manifest says {shard.examples}")
+    content = path.read_bytes()
+    for number, ((offset, length), label) in enumerate(zip(index.tolist(), shard.labels, strict=False)):
+        fault = _record_fault(content[offset - 12 : offset + length + 4], int(label))
+        if fault:
+            faults.append(f"{shard.name} record {number}: {fault}")
+    return faults
+
+
+def _record_fault(frame: bytes, label: int) -> str | None:
+    """What is wrong with one framed record of the class that the manifest says."""
+    payload = frame[12:-4]
+    if masked_crc32c(frame[:8]) != frame[8:12] or masked_crc32c(payload) != frame[-4:]:
+        return "its checksum does not match its bytes"
+    try:
+        features = example.decode(payload)
+    except (ValueError, KeyError) as error:
+        return f"is no tf.train.Example: {error!r}"
+    for key, kind in _KEYS.items():
+        if not isinstance(features.get(key), kind):
+            return f"{key} is missing or of the wrong type"
+    if features["image/class/label"] != label:
+        return f"label {features['image/class/label']!r}, the manifest says {label}"
+    if features["image/class/text"] != CLASSES[label].encode():
+        return f"class {features['image/class/text']!r} with label {label}"
+    encoded = features["image/encoded"]
+    assert isinstance(encoded, bytes)
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            image.load()
+            found = (image.format, image.mode, image.height, image.width)
+    except Exception as error:  # a codec may raise anything on broken input
+        return f"its picture cannot be decoded: {error}"
+    expected = ("JPEG", "RGB", features["image/height"], features["image/width"])
+    return None if found == expected else f"its picture is {found}, its features say {expected}"
+
+
+def _repeated_shards(manifest: Manifest) -> Iterator[str]:
+    names = [shard.name for shard in manifest.shards]
+    yield from (
+        f"{name}: the manifest names it {names.count(name)} times"
+        for name in sorted(set(names))
+        if names.count(name) > 1
+    )
