@@ -47,9 +47,23 @@ _PINK: Colour = (226, 150, 150)
 _WHITE: Colour = (250, 248, 244)
 _BLACK: Colour = (18, 16, 18)
 
+# The outline of a hanging ear: (part of its length, part of its width to the outer side), from the root and round.
+_DROP = (
+    (0.0, -0.12),
+    (0.06, 0.3),
+    (0.35, 0.55),
+    (0.75, 0.6),
+    (0.97, 0.35),
+    (1.04, 0.0),
+    (0.95, -0.32),
+    (0.7, -0.46),
+    (0.35, -0.42),
+    (0.1, -0.34),
+)
+
 
 def draw(seed: int, index: int) -> tuple[bytes, int]:
-    """Draw picture `index` of sample `seed`: (JPEG bytes of an RGB image of SIDE x SIDE pixels, 0 for cat or 1 for dog).
+    """Draw picture `index` of sample `seed`: (JPEG bytes of an RGB image of SIDE x SIDE pixels, label 0 cat or 1 dog).
 
     Even indices are cats and odd ones dogs. Any two whole numbers give a picture; nothing is raised.
     """
@@ -216,9 +230,7 @@ def _draw_floppy_ears(brush: _Brush, face: _Face, colour: Colour, rng: Random) -
         root = complex(0.56 * face.width, -0.74 * face.height)
         end = root + cmath.rect(face.ear_length, math.pi / 2 - swing - 0.32 + rng.uniform(-0.08, 0.08))
         along, across = end - root, (end - root) / abs(end - root) * -1j * face.ear_width
-        outline = ((0, -0.12), (0.06, 0.3), (0.35, 0.55), (0.75, 0.6), (0.97, 0.35), (1.04, 0.0), (0.95, -0.32))
-        outline += ((0.7, -0.46), (0.35, -0.42), (0.1, -0.34))
-        drop = [root + along * far + across * aside for far, aside in outline]
+        drop = [root + along * far + across * aside for far, aside in _DROP]
         middle = sum(drop) / len(drop)
         brush.fill(_flip(drop, sign), _mix(colour, _INK, 0.2), -0.05)
         brush.fill(_flip([middle + 0.84 * (point - middle) for point in drop], sign), colour, -0.05)
@@ -240,9 +252,7 @@ def _draw_head(brush: _Brush, face: _Face, coat: Colour, rng: Random) -> None:
     brush.fill(_ellipse(-0.4j, 0.42, 0.3), _mix(coat, _WHITE, 0.12), 0.1)
 
 
-def _draw_markings(
-    brush: _Brush, face: _Face, coat: Colour, second: Colour, pale: Colour, rng: Random
-) -> None:
+def _draw_markings(brush: _Brush, face: _Face, coat: Colour, second: Colour, pale: Colour, rng: Random) -> None:
     """Any of stripes, a patch over an eye, a blaze between the eyes and pale brows."""
     if face.stripes:
         dark = _mix(coat, _INK, rng.uniform(0.3, 0.6))
@@ -316,7 +326,11 @@ def _draw_muzzle(brush: _Brush, face: _Face, pale: Colour, rng: Random) -> None:
     width = face.nose
     if face.wide_nose:
         brush.fill(_ellipse(nose, width, width * 0.74), colour, depth + 0.06)
-        brush.fill(_ellipse(nose - complex(0, 0.34 * width), 0.45 * width, 0.16 * width), _mix(colour, _WHITE, 0.4), depth + 0.06)
+        brush.fill(
+            _ellipse(nose - complex(0, 0.34 * width), 0.45 * width, 0.16 * width),
+            _mix(colour, _WHITE, 0.4),
+            depth + 0.06,
+        )
     else:
         corners = (-1 - 0.5j, -0.6 - 0.75j, 0.6 - 0.75j, 1 - 0.5j, 0.2 + 0.7j, -0.2 + 0.7j)
         brush.fill([nose + width * corner for corner in corners], colour, depth + 0.06)
@@ -330,13 +344,14 @@ def _draw_muzzle(brush: _Brush, face: _Face, pale: Colour, rng: Random) -> None:
 
 
 def _background(rng: Random) -> Image.Image:
-    """A smooth gradient of four colours with shapes and lines upon it, out of focus for being enlarged."""
+    """A smooth gradient of four colours with shapes and lines upon it, blurred small and enlarged: out of focus."""
     side = int(rng.uniform(0.25, 0.75) * SIDE)
     corners = bytes(channel for _ in range(4) for channel in _backdrop(rng))
     image = Image.frombytes("RGB", (2, 2), corners).resize((side, side), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(image)
     for _ in range(int(rng.uniform(0, 9))):
         _draw_clutter(pen, rng, side)
+    image = image.filter(ImageFilter.BoxBlur(1))
     return image.resize((_CANVAS, _CANVAS), Image.Resampling.BILINEAR)
 
 
@@ -349,7 +364,9 @@ def _draw_clutter(pen: ImageDraw.ImageDraw, rng: Random, side: int) -> None:
     if kind == 0:
         shape = _ellipse(centre, radius, radius * rng.uniform(0.4, 1), rng.uniform(0, math.pi))
     elif kind == 1:
-        shape = [centre + cmath.rect(radius * rng.uniform(0.5, 1.3), math.tau * (k + rng.random()) / 5) for k in range(5)]
+        shape = [
+            centre + cmath.rect(radius * rng.uniform(0.5, 1.3), math.tau * (k + rng.random()) / 5) for k in range(5)
+        ]
     else:
         along = cmath.rect(rng.uniform(0.2, 0.9) * side, math.tau * rng.random())
         across = along / abs(along) * 1j * rng.uniform(0.01, 0.03) * side

@@ -34,8 +34,8 @@ def predict(run: Bucket, paths: Sequence[Path]) -> Iterator[Prediction]:
     """Classify files, and all files in folders and their subfolders, in order; hidden files in folders are passed over.
 
     One prediction for each file, also for one that is missing or no picture. Files are read as predictions are
-    taken, a batch at a time, so that any number of them fits in memory. A picture goes the way of `catdog prepare`, so it
-    gets the very probability that evaluation gives it in a data set prepared with the default side.
+    taken, a batch at a time, so that any number of them fits in memory. A picture goes the way of `catdog prepare`,
+    so it gets the very probability that evaluation gives it in a data set prepared with the default side.
     Raises CallerError for a run without a model, before the first prediction is taken.
     """
     return _predictions(load_trained(run), paths)
@@ -48,14 +48,14 @@ def _predictions(trained: Trained, paths: Sequence[Path]) -> Iterator[Prediction
         while batch := list(islice(files, BATCH)):
             loaded = list(pool.map(lambda found: found[1] or _load(found[0], side), batch))
             pictures = [image for image in loaded if not isinstance(image, str)]
-            probabilities = iter(trained.probabilities(np.stack(pictures)) if pictures else ())
+            probabilities: Iterator[float] = iter(trained.probabilities(np.stack(pictures)) if pictures else ())
             for (path, _), image in zip(batch, loaded, strict=True):
                 if isinstance(image, str):
                     yield Prediction(path, None, None, image)
                 else:
-                    dog = next(probabilities)
-                    choice = int(predicted(dog))
-                    yield Prediction(path, CLASSES[choice], float(dog if choice else 1 - dog))
+                    dog = float(next(probabilities))
+                    choice = int(predicted(np.float64(dog)))
+                    yield Prediction(path, CLASSES[choice], dog if choice else 1 - dog)
 
 
 def _files(path: Path) -> Iterator[tuple[Path, str]]:

@@ -197,7 +197,7 @@ def _data(data: Mapping[str, Any]) -> str:
         [split, *(f"{count:,}" for count in per_class.values()), f"{sum(per_class.values()):,}"]
         for split, per_class in data["splits"].items()
     ]
-    options = ", ".join(f"{key} = {value}" for key, value in data["options"].items())
+    options = ", ".join(f"{key} = {value}" for key, value in data["options"].items() if value not in ({}, None))
     facts = [("Source", data["source"]), ("Folder", data["uri"]), ("Options", options), ("SHA-256", data["digest"])]
     names = list(next(iter(data["splits"].values()), {}))
     table = _table(["Split", *(f"{name}s" for name in names), "All"], rows)
