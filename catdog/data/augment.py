@@ -11,18 +11,20 @@ CROP_AREA, CROP_ASPECT, CROP_X, CROP_Y, FLIP, ROTATION, BRIGHTNESS, CONTRAST, SA
 DRAWS = 10
 
 _LUMA = (0.299, 0.587, 0.114)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def draws(seed: int, epoch: int, example: np.ndarray) -> np.ndarray:
     """Uniform numbers in [0, 1), float32 [n, DRAWS], for the int64 [n] indices of examples.
 
-    A counter-based generator: two rounds of SplitMix64's finaliser (Steele, Lea and Flood, 2014) over the key.
+    Counter-based: the key goes through SplitMix64 (Steele, Lea and Flood, 2014) part by part, and each number is one of
+    the outputs of SplitMix64 from the state so reached.
     """
-    with np.errstate(over="ignore"):
-        key = _mix(_mix(np.uint64(seed) + _GOLDEN) ^ np.uint64(epoch))
-        words = _mix(key ^ _mix(example.astype(np.uint64) + _GOLDEN))
-        counters = words[:, None] + _GOLDEN * np.arange(1, DRAWS + 1, dtype=np.uint64)
-        return (_mix(counters) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
+    state = _mix(np.array([seed], np.uint64) + _GOLDEN)
+    for part in (np.uint64(epoch), example.astype(np.uint64)):
+        state = _mix((state ^ part) + _GOLDEN)
+    words = _mix(state[:, None] + _GOLDEN * np.arange(1, DRAWS + 1, dtype=np.uint64))
+    return (words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
 
 
 def augment(images: tf.Tensor, draws: tf.Tensor, settings: Augment) -> tf.Tensor:
@@ -84,10 +86,8 @@ def _flip_and_rotate(images: tf.Tensor, draws: tf.Tensor, settings: Augment) -> 
     )
 
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mix(word: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
+def _mix(word: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser, on uint64 arrays: each bit of a word changes half the bits of the result."""
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return word ^ (word >> np.uint64(31))

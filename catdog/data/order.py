@@ -53,8 +53,8 @@ class Order:
         totals = [sum(self.sizes[stream :: self.streams]) for stream in range(self.streams)]
         if max(totals) - min(totals) > 1:
             raise CallerError(
-                f"the train shards give data.streams = {self.streams} streams of {min(totals)} to {max(totals)} examples;"
-                " they may differ by one: prepare the data set again"
+                f"data.streams = {self.streams}: the train shards give streams of {min(totals)} to {max(totals)}"
+                " examples, which may differ by one; prepare the data set again"
             )
         if self.steps_per_epoch < 1:
             raise CallerError(
@@ -85,7 +85,7 @@ class Order:
         return np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64)
 
     def _epoch(self, epoch: int) -> list[Ints]:
-        # One epoch is kept, for a run asks for its batches in order; put in place whole, for threads may share an order.
+        # One epoch is kept, for a run asks for its batches in order; threads may share it, so it is put in place whole.
         kept_epoch, streams = self.__dict__.get("_kept", (None, []))
         if kept_epoch != epoch:
             streams = [self._stream(epoch, stream) for stream in range(self.streams)]
@@ -104,15 +104,14 @@ class Order:
         classes = [examples[self._labels[examples] == label] for label in np.unique(self._labels)]
         turns = [_cycled(members, self._turns, self.seed, epoch, stream) for members in classes]
         # Streams start with different classes, or batches of one row a stream would be of one class.
-        return np.stack(np.roll(turns, -stream, axis=0), axis=1).reshape(-1)
+        return np.roll(np.stack(turns, axis=1), -stream, axis=1).reshape(-1)
 
     @functools.cached_property
     def _turns(self) -> int:
-        """Examples of each class that a stream gives in a balanced epoch: as many as each has of the commonest class."""
-        streams = np.repeat(np.arange(len(self.sizes)) % self.streams, self.sizes)
-        counts = np.stack(
-            [np.bincount(streams[self._labels == c], minlength=self.streams) for c in np.unique(self._labels)]
-        )
+        """Examples of each class that a stream gives in an epoch: no more of the commonest than any stream holds."""
+        stream = np.repeat(np.arange(len(self.sizes)) % self.streams, self.sizes)
+        members = [stream[self._labels == label] for label in np.unique(self._labels)]
+        counts = np.stack([np.bincount(of_class, minlength=self.streams) for of_class in members])
         if (counts == 0).any():
             raise CallerError(
                 f"loss.balance = 'oversample': stream {int(counts.min(axis=0).argmin())} of {self.streams} holds no"
@@ -139,7 +138,8 @@ def rows(streams: int, global_batch: int, worker: int, workers: int, replicas: i
     """Which rows of every global batch each replica of a worker computes, int64 [replicas, b]; -1 is padding.
 
     Replica k of worker w owns the streams s with s mod (workers * replicas) = w + workers * k, so that a worker serves
-    the streams s with s mod workers = w. A stream's rows lie together. Raises CallerError for more replicas than streams.
+    the streams s with s mod workers = w. A stream's rows lie together. Raises CallerError for more replicas than
+    streams.
     """
     shares, per_stream = workers * replicas, global_batch // streams
     if shares > streams:

@@ -96,7 +96,7 @@ class Checkpoints:
             return  # the same state: a run goes on from the very bytes that it stopped at
         folder = _folder(position.step)
         with self._run.writing(f"{folder}/{STATE}") as path:
-            np.savez(path, **arrays)
+            np.savez(path, allow_pickle=False, **arrays)
             file = {"name": STATE, "size": path.stat().st_size, "crc32c": crc32c(path)}
         commit = {"position": asdict(position), "files": [file]}
         self._run.write(f"{folder}/{COMMIT}", _json(commit))

@@ -55,6 +55,7 @@ def make_train_step(
     clipping) and `finite`.
     """
     optimizer, variables = state.optimizer, state.model.trainable_variables
+    assert optimizer is not None, "start_phase comes first"
     recipe, scale = settings.recipe, state.loss_scale
 
     def gradients(batch: Batch, step: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:

@@ -103,7 +103,7 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
     log = MetricsLog(_lines_so_far(job.run, position), job.run.path("tensorboard"))
     screen = Screen(total, position.step)
     validation = make_validation(job.strategy, state.model, job.data, job.manifest, recipe)
-    window = Window(recipe.data.global_batch, **position.window)
+    window = Window(recipe.data.global_batch, position.window)
     saved_at, span = time.monotonic(), None
 
     def save(now: Position) -> float:
@@ -119,6 +119,7 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                     position = _validated(replace(position, step=step), metrics["loss"])
                     screen.show(log.add(_line(plan, step, epoch, "val", metrics)))
                     saved_at = save(position)
+                    window.restart_clock()
             elif step > position.step and _due(recipe, step, saved_at):
                 window.take_all(state.loss_scale)
                 saved_at = save(position := replace(position, step=step))
@@ -233,8 +234,8 @@ def _start_phase(job: _Job, state: TrainingState, span: Span) -> Callable[[Batch
     with job.strategy.scope():
         state.start_phase()
     counts = [job.manifest.per_class("train")[name] for name in CLASSES]
-    weights = tuple(sum(counts) / (len(counts) * count) for count in counts)
-    settings = StepSettings(job.recipe, job.from_scratch, weights)
+    cat, dog = (sum(counts) / (len(counts) * count) for count in counts)
+    settings = StepSettings(job.recipe, job.from_scratch, (cat, dog))
     return make_train_step(job.strategy, state, settings)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -13,23 +14,21 @@ from catdog.training.step import Outcome
 class Window:
     """Collects the steps' outcomes; they stay on the device until `take_all`, so the loop runs ahead of it."""
 
-    def __init__(
-        self, global_batch: int, loss: float = 0.0, correct: float = 0.0, examples: int = 0, skipped: int = 0
-    ) -> None:
+    def __init__(self, global_batch: int, sums: dict[str, float]) -> None:
         self._global_batch = global_batch
-        self._loss, self._correct, self._examples, self._skipped = loss, correct, examples, skipped
+        self._sums: defaultdict[str, float] = defaultdict(float, sums)
         self._pending: list[tuple[int, Outcome]] = []
         self._timed, self._waited, self._began = 0, 0.0, time.perf_counter()
         self._first = False
 
     def sums(self) -> dict[str, float]:
         """What a checkpoint keeps of the window; pass it to the constructor to go on."""
-        return {"loss": self._loss, "correct": self._correct, "examples": self._examples, "skipped": self._skipped}
+        return dict(self._sums)
 
     def start_phase(self) -> None:
         """The next step compiles its graph, and is left out of the speed."""
         self._first = True
-        self._restart_clock()
+        self.restart_clock()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -45,7 +44,7 @@ class Window:
         if self._first:
             outcome["finite"].numpy()
             self._first = False
-            self._restart_clock()
+            self.restart_clock()
 
     def take_all(self, loss_scale: tf.Variable | None) -> None:
         """Bring the outcomes to the host; raises RunError that names the steps whose loss or gradient was not finite,
@@ -59,28 +58,29 @@ class Window:
             )
         for step, outcome in self._pending:
             if step in bad:
-                self._skipped += 1
+                self._sums["skipped"] += 1
                 continue
-            self._loss += float(outcome["loss"].numpy())
-            self._correct += float(outcome["correct"].numpy())
-            self._examples += self._global_batch
+            self._sums["loss"] += float(outcome["loss"].numpy())
+            self._sums["correct"] += float(outcome["correct"].numpy())
+            self._sums["examples"] += self._global_batch
         self._pending.clear()
 
     def close(self) -> dict[str, float]:
         """The line of metrics that ends the window, and an empty window."""
         seconds = time.perf_counter() - self._began
-        examples = max(self._examples, 1)
+        examples = max(self._sums["examples"], 1)
         line: dict[str, float] = {
-            "loss": self._loss / examples,
-            "accuracy": self._correct / examples,
+            "loss": self._sums["loss"] / examples,
+            "accuracy": self._sums["correct"] / examples,
             "images_per_s": round(self._timed / seconds, 1),
             "data_wait": round(min(self._waited / seconds, 1.0), 4),
         }
-        if self._skipped:
-            line["skipped"] = self._skipped
-        self._loss, self._correct, self._examples, self._skipped = 0.0, 0.0, 0, 0
-        self._restart_clock()
+        if self._sums["skipped"]:
+            line["skipped"] = self._sums["skipped"]
+        self._sums.clear()
+        self.restart_clock()
         return line
 
-    def _restart_clock(self) -> None:
+    def restart_clock(self) -> None:
+        """Leave what was done since the last step out of the speed."""
         self._timed, self._waited, self._began = 0, 0.0, time.perf_counter()

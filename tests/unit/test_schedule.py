@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from catdog.training.schedule import Span, spans
 def test_phases_follow_each_other_without_gap_or_overlap(epochs: list[int], steps_per_epoch: int) -> None:
     plan = spans(tuple(Phase(f"p{i}", epochs=e) for i, e in enumerate(epochs)), steps_per_epoch)
     assert plan[0].start == 0
-    assert all(before.stop == after.start for before, after in zip(plan, plan[1:], strict=False))
+    assert all(before.stop == after.start for before, after in itertools.pairwise(plan))
     assert plan[-1].stop == sum(epochs) * steps_per_epoch
 
 
@@ -19,7 +21,7 @@ def test_rate_rises_in_equal_steps_then_falls_as_half_a_cosine() -> None:
     rates = [span.learning_rate(step) for step in range(100, 120)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[12] == pytest.approx(0.5)
-    assert all(before > after > 0 for before, after in zip(rates[4:], rates[5:], strict=False))
+    assert all(before > after > 0 for before, after in itertools.pairwise(rates))
 
 
 @given(st.integers(1, 400), st.floats(0, 0.99), st.floats(1e-8, 10))

@@ -176,7 +176,7 @@ def test_clipping_bounds_the_reduced_gradient_on_any_number_of_replicas() -> Non
 
 
 def test_rows_of_weight_zero_count_for_nothing() -> None:
-    spoilt = {row: 0.0 for row in range(8, BATCH)}
+    spoilt = dict.fromkeys(range(8, BATCH), 0.0)
     harness = Harness(1)
     outcome = harness.run(0, spoil=spoilt)
     assert 0 < outcome["loss"] < 8 * 3
