@@ -1,39 +1,46 @@
-# Needs python3 (3.11 to 3.13) and make; everything else is brought into .venv.
+# Needs make and python3 (3.11 to 3.13); everything else is brought into .venv.
 PYTHON ?= python3
 RECIPE ?= quickstart
-BIN := .venv/bin
-# Where the driver of a GPU answers, TensorFlow's build with CUDA is taken.
-LOCK := $(if $(shell nvidia-smi -L 2>/dev/null),requirements-gpu.lock,requirements.lock)
-SETUP := .venv/.$(LOCK)
-
 DATA_quickstart := drawn
 DATA_cats_vs_dogs := tfds:cats_vs_dogs
 DATA ?= $(DATA_$(RECIPE))
 
+BIN := .venv/bin
+# Where the driver of an NVIDIA GPU answers, TensorFlow comes with CUDA.
+LOCK := $(if $(shell nvidia-smi -L 2>/dev/null),requirements-gpu.lock,requirements.lock)
+SETUP := .venv/.set-up-from-$(LOCK)
+# uv from the PATH, else from .venv; it works on .venv in either case.
+UV := PATH="$$PATH:$(CURDIR)/$(BIN)" VIRTUAL_ENV="$(CURDIR)/.venv" uv
+
 .DEFAULT_GOAL := help
-.PHONY: help setup train-local test test-slow lint bench tensorboard lock clean
+.PHONY: help setup train-local recipe-and-data test test-slow lint bench tensorboard lock clean
 
 help: ## Show what there is
 	@echo 'make TARGET, where TARGET is one of'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(SETUP) ## Bring everything into .venv
+	@echo "All is in .venv."
 
 $(SETUP): $(LOCK) pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-	  { echo "$(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	command -v uv >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	PATH="$$PATH:$(BIN)" VIRTUAL_ENV=.venv uv pip sync --quiet --allow-empty-requirements --require-hashes $(LOCK)
-	PATH="$$PATH:$(BIN)" VIRTUAL_ENV=.venv uv pip install --quiet --no-deps --no-build-isolation --editable .
-	@rm -f .venv/.requirements*.lock && touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || \
+	  { echo "$(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing); Python 3.11, 3.12 or 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	@echo "Setting up .venv from $(LOCK); this takes minutes the first time."
+	@$(PYTHON) -m venv .venv >.venv.log 2>&1 || \
+	  { tail -n 3 .venv.log >&2; rm -f .venv.log; exit 2; }; rm -f .venv.log
+	@$(UV) --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(UV) pip sync --quiet --require-hashes $(LOCK)
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@rm -f .venv/.set-up-from-* && touch $@
 
-train-local: $(SETUP) ## Train, evaluate and report: RECIPE=quickstart|photos|cats_vs_dogs DATA=folder:PATH ARGS="--phases.0.epochs 3"
-	@test -f job/recipes/$(RECIPE).toml || \
-	  { echo "there is no recipe $(RECIPE): RECIPE is one of $(basename $(notdir $(wildcard job/recipes/*.toml)))" >&2; exit 2; }
-	@test -n "$(DATA)" || { echo "say what to train on: make train-local RECIPE=$(RECIPE) DATA=folder:PATH" >&2; exit 2; }
+train-local: recipe-and-data $(SETUP) ## Prepare, train, evaluate: [RECIPE=photos] [DATA=folder:PATH] [ARGS="--phases.0.epochs 3"]
 	@$(BIN)/catdog prepare --reuse "$(DATA)" bucket/data/$(RECIPE)
 	@$(BIN)/catdog train job/recipes/$(RECIPE).toml --data.uri bucket/data/$(RECIPE) --run bucket/runs/$(RECIPE) $(ARGS)
+
+recipe-and-data:
+	@test -f job/recipes/$(RECIPE).toml || \
+	  { echo "there is no recipe $(RECIPE): RECIPE is one of $(sort $(basename $(notdir $(wildcard job/recipes/*.toml))))" >&2; exit 2; }
+	@test -n "$(DATA)" || { echo "say what to train on: make train-local RECIPE=$(RECIPE) DATA=folder:PATH" >&2; exit 2; }
 
 test: $(SETUP) ## Run the tests that CI runs
 	$(BIN)/python -m pytest
@@ -46,18 +53,19 @@ lint: $(SETUP) ## Check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(SETUP) ## Measure speed against Keras' guide, as ratios within one run
-	$(BIN)/python -m tests.bench.against_guide
+bench: $(SETUP) ## Measure the job against Keras' guide, as ratios within one run: PHOTOS=PATH
+	@test -n "$(PHOTOS)" || { echo "say what to train on: make bench PHOTOS=PATH, a folder of class folders" >&2; exit 2; }
+	$(BIN)/python -m tests.bench.against_guide "$(PHOTOS)"
 
 tensorboard: $(SETUP) ## Show the runs in a browser
 	$(BIN)/tensorboard --logdir bucket/runs
 
-lock: $(SETUP) ## Resolve the dependencies anew
-	PATH="$$PATH:$(BIN)" uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-annotate --extra dev pyproject.toml -o requirements.lock
-	PATH="$$PATH:$(BIN)" uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-annotate --extra dev --extra gpu pyproject.toml -o requirements-gpu.lock
+lock: $(SETUP) ## Resolve the dependencies anew, to their newest versions
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --extra dev pyproject.toml --output-file requirements.lock
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --extra dev --extra gpu pyproject.toml --output-file requirements-gpu.lock
 
-clean: ## Remove .venv and caches, not data and runs in bucket/
+clean: ## Remove .venv and caches; data and runs in bucket/ stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,42 +2,57 @@
 
 import contextlib
 import difflib
+import errno
 import io
 import json
+import math
 import os
+import re
 import sys
-from dataclasses import dataclass, fields, replace
+import typing
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import Positional, UseAppendAction, arg
 
 from catdog import recipe as recipes
-from catdog.data.shards import load_manifest
+from catdog.data.shards import CLASSES, SPLITS, Manifest, load_manifest
 from catdog.errors import CallerError, RunError
 from catdog.recipe import Recipe
 from catdog.storage import Bucket
 
-DONE, FAILED, MISTAKE = 0, 1, 2
+if TYPE_CHECKING:
+    from catdog.evaluation.predict import Prediction
+
+DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+# Troubles of the machine, not of this program: they are told without a traceback.
+_OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
+DESCRIPTION = """Train a cat/dog classifier by transfer learning: the same run on a laptop or a cluster.
+
+A URI names a folder that holds a data set or a run; it is the folder's path, as in bucket/data/photos.
+
+Exit codes: 0 done, 1 failed, 2 a mistake in what was asked for, 143 or 130 stopped by SIGTERM or Ctrl-C with the run's \
+state saved."""
 
 
 @dataclass
 class Prepare:
     """Turn labelled pictures into a data set of TFRecord shards.
 
-    SOURCE is `drawn` (a sample that is drawn on the spot), `folder:PATH` (class folders, Kaggle's flat names, or a zip of
-    either) or `tfds:cats_vs_dogs`.
-
     Example: catdog prepare folder:photos bucket/data/photos --side 256
     """
 
     source: Annotated[Positional[str], arg(metavar="SOURCE")]
-    """drawn, folder:PATH or tfds:cats_vs_dogs."""
+    """`drawn` (2,000 faces drawn on the spot), `folder:PATH` (class folders, flat names as cat.1.jpg, or a zip of
+    either) or `tfds:cats_vs_dogs`."""
     data_uri: Annotated[Positional[str], arg(metavar="DATA_URI")]
     """Folder to write the data set to."""
     side: int = 256
-    """Largest shorter side in pixels; nothing is enlarged."""
+    """Shorter side in pixels to which larger pictures are reduced."""
     shards: int = 16
     """Shards of the train split; a recipe's data.streams must divide it."""
     val: float = 0.1
@@ -45,15 +60,15 @@ class Prepare:
     test: float = 0.1
     """Part of each class for the test."""
     seed: int = 0
-    """Decides the split and the order, and what is drawn."""
-    keep: Annotated[tuple[str, ...], arg(metavar="CLASS=PART ...")] = ()
-    """Thin a class of the train split, as in cat=0.3."""
+    """Decides what is drawn, the split and the order."""
+    keep: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="CLASS=PART", help_behavior_hint="(repeatable)")] = ()
+    """Keep only a part of a class in the train split, as in cat=0.3."""
     overwrite: bool = False
     """Replace the data set that is there."""
     reuse: bool = False
-    """Do nothing where a data set from the same source and with the same options is there."""
+    """Leave the data set that is there if it has the same source and options."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
         from catdog.data.prepare import SKIPPED, prepare
 
         bucket = Bucket(self.data_uri)
@@ -65,56 +80,58 @@ class Prepare:
             val=self.val,
             test=self.test,
             seed=self.seed,
-            keep=dict(_class_part(text) for text in self.keep),
+            keep=dict(_class_and_part(text) for text in self.keep),
             overwrite=self.overwrite,
             reuse=self.reuse,
         )
-        _print_manifest(bucket, prepared.manifest, "" if prepared.written else " (was there already)")
+        _print_manifest(prepared.manifest)
         if prepared.skipped:
             print(f"{prepared.skipped} files left out, each with its reason in {bucket.path(SKIPPED)}")
+        print(f"data set {bucket.uri}{'' if prepared.written else ' (was there already)'}")
         return DONE
 
 
 @dataclass
 class Verify:
-    """Read a data set again: every checksum, record and picture, and the counts.
+    """Read a data set again: every checksum, every record, every picture, and the counts.
 
     Example: catdog verify bucket/data/photos
     """
 
     data_uri: Annotated[Positional[str], arg(metavar="DATA_URI")]
-    """Folder of a prepared data set."""
+    """Folder of a data set."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
         from catdog.data.verify import verify
 
         manifest, faults = verify(Bucket(self.data_uri))
-        _print_manifest(Bucket(self.data_uri), manifest, "")
+        _print_manifest(manifest)
         for fault in faults:
             print(fault)
-        print(f"{len(faults)} faults" if faults else "all shards, records and pictures are as the manifest says")
+        print(f"{len(faults)} faults" if faults else "no fault: all is as the manifest says")
         return FAILED if faults else DONE
 
 
 @dataclass
 class Train:
-    """Train by a recipe, evaluate, and write the report; run again, it goes on where it stopped.
+    """Train by a recipe, evaluate on the test split and write the report; run again, it goes on where it stopped.
 
-    Every field of the recipe may be set by its dotted name, as in --data.uri URI or --phases.0.epochs 3.
+    Every field of a recipe may be set by its dotted name, as in --data.uri URI or --phases.0.epochs 3.
 
     Example: catdog train job/recipes/photos.toml --data.uri bucket/data/photos --run bucket/runs/photos
     """
 
     recipe: Annotated[Positional[Path], arg(metavar="RECIPE")]
-    """A recipe in TOML."""
-    run_uri: Annotated[str | None, arg(name="run", metavar="RUN_URI")] = None
-    """Folder of the run; the recipe's run.uri if not given."""
-    settings: tyro.conf.Suppress[tuple[tuple[str, str], ...]] = ()
+    """File in TOML with the settings of the run."""
+    run: Annotated[str | None, arg(metavar="RUN_URI", help_behavior_hint="(default: the recipe's run.uri)")] = None
+    """Folder of the run."""
+    settings: list[tuple[str, str]] = field(default_factory=list, init=False)
+    """Fields of the recipe and their new values, filled in by `parse`."""
 
-    def run(self) -> int:
-        settings = [*self.settings, *([("run.uri", json.dumps(self.run_uri))] if self.run_uri else [])]
-        recipe: Recipe = recipes.override(recipes.load(self.recipe), settings)
-        load_manifest(Bucket(recipe.data.uri))  # told at once where it is missing, before TensorFlow's slow import
+    def execute(self) -> int:
+        run = [("run.uri", self.run)] if self.run is not None else []
+        recipe = recipes.override(recipes.load(self.recipe), self.settings + run)
+        _check_places(recipe)
         _import_tensorflow()
         from catdog.training.signals import Stopped
         from catdog.training.trainer import train
@@ -122,7 +139,7 @@ class Train:
         try:
             result = train(recipe)
         except Stopped as stopped:
-            print(f"catdog: {stopped}; run the same command to go on", file=sys.stderr)
+            print(f"catdog: {stopped}; the same command goes on from there", file=sys.stderr)
             return 128 + stopped.number
         _print_evaluation(result.metrics)
         print(f"report {result.report}")
@@ -131,26 +148,26 @@ class Train:
 
 @dataclass
 class Evaluate:
-    """Evaluate a run's best model on a split.
+    """Evaluate a run's best model on one split of a data set, and write plots and figures into the run.
 
     Example: catdog evaluate bucket/runs/photos --split val
     """
 
-    run_uri: Annotated[Positional[str], arg(metavar="RUN_URI")]
+    run: Annotated[Positional[str], arg(metavar="RUN_URI")]
     """Folder of a run that has finished training."""
-    data: str | None = None
-    """Folder of a data set; the one that the run was trained on if not given."""
-    split: str = "test"
-    """train, val or test."""
+    data: Annotated[str | None, arg(metavar="DATA_URI", help_behavior_hint="(default: the run's own)")] = None
+    """Folder of a data set."""
+    split: Literal["train", "val", "test"] = "test"
+    """Part of the data set."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
+        run = Bucket(self.run)
+        recipe = _finished(run)
+        data = Bucket(self.data if self.data is not None else recipe.data.uri)
+        load_manifest(data)
         _import_tensorflow()
         from catdog.evaluation.evaluate import evaluate
 
-        run = Bucket(self.run_uri)
-        if not run.exists("recipe.toml"):
-            raise CallerError(f"{self.run_uri}: is no run: it holds no recipe.toml")
-        data = Bucket(self.data or recipes.load(run.path("recipe.toml")).data.uri)
         _print_evaluation(evaluate(run, data, self.split))
         print(f"written to {run.path(f'evaluation/{self.split}')}")
         return DONE
@@ -158,29 +175,31 @@ class Evaluate:
 
 @dataclass
 class Predict:
-    """Tell cat from dog: one line a picture, with its class and the probability of it.
+    """Tell cat from dog: one line a picture, with its class and the probability of that class.
 
-    Example: catdog predict bucket/runs/photos holiday.jpg more/
+    Example: catdog predict bucket/runs/photos holiday.jpg more-photos
     """
 
-    run_uri: Annotated[Positional[str], arg(metavar="RUN_URI")]
+    run: Annotated[Positional[str], arg(metavar="RUN_URI")]
     """Folder of a run that has finished training."""
-    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE ...")]
+    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE...")]
     """Pictures, or folders of them."""
-    as_json: Annotated[bool, arg(name="json")] = False
-    """One JSON object a line."""
+    json: bool = False
+    """Print one JSON object a line."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
         if not self.images:
-            raise CallerError("predict: give at least one picture or folder")
+            raise CallerError("predict lacks IMAGE: give at least one picture or folder")
+        run = Bucket(self.run)
+        _finished(run)
         _import_tensorflow()
         from catdog.evaluation.predict import predict
 
-        failed = 0
-        for prediction in predict(Bucket(self.run_uri), list(self.images)):
-            failed += prediction.error is not None
-            if self.as_json:
-                print(json.dumps({"path": str(prediction.path), **_outcome(prediction)}), flush=True)
+        failed = False
+        for prediction in predict(run, self.images):
+            failed |= prediction.error is not None
+            if self.json:
+                print(_as_json(prediction), flush=True)
             elif prediction.error is not None:
                 print(f"catdog: {prediction.path}: {prediction.error}", file=sys.stderr)
             else:
@@ -188,24 +207,21 @@ class Predict:
         return FAILED if failed else DONE
 
 
-Command = (
-    Annotated[Prepare, subcommand("prepare")]
-    | Annotated[Verify, subcommand("verify")]
-    | Annotated[Train, subcommand("train")]
-    | Annotated[Evaluate, subcommand("evaluate")]
-    | Annotated[Predict, subcommand("predict")]
-)
+Command = Prepare | Verify | Train | Evaluate | Predict
+COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in typing.get_args(Command)}
 
 
 def main() -> None:
-    """The console script: exits with 0 for done, 1 for failed, 2 for the caller's mistake, 128 + N for signal N."""
+    """The console script."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and give its exit code; a mistake or failure is told in one line on stderr."""
+    """Run one command and give its exit code; a mistake or a failure is told in one line on stderr."""
     try:
-        return parse(arguments).run()
+        code = parse(arguments).execute()
+        sys.stdout.flush()
+        return code
     except CallerError as error:
         print(f"catdog: error: {error}", file=sys.stderr)
         return MISTAKE
@@ -214,81 +230,149 @@ def run(arguments: list[str]) -> int:
         return FAILED
     except KeyboardInterrupt:
         print("catdog: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone; Python must not complain once more when it closes stdout.
+        # Whoever read our output has gone; without this Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        if error.errno not in _OUTSIDE:
+            raise
+        print(f"catdog: failed: {error.strerror}: {error.filename or 'no file named'}", file=sys.stderr)
         return FAILED
 
 
-def parse(arguments: list[str]) -> Any:
-    """The command that the arguments tell; raises CallerError in one line, or SystemExit(0) after printing help."""
-    names = [option.__metadata__[0].name for option in Command.__args__]  # type: ignore[attr-defined]
-    if arguments and arguments[0] not in (*names, "-h", "--help"):
-        raise CallerError(f"there is no command {arguments[0]!r}: {_nearest(arguments[0], names)}")
+def parse(arguments: list[str]) -> Command:
+    """The command that is asked for; raises CallerError, or SystemExit(0) once help has been printed."""
+    name = arguments[0] if arguments else "--help"
+    if name not in (*COMMANDS, "-h", "--help"):
+        raise CallerError(f"{name!r} is not a command: {_hint(name, list(COMMANDS))}")
+    words, settings = _split(name, arguments[1:]) if name in COMMANDS else ([], [])
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            command, rest = tyro.cli(
-                Command,  # type: ignore[call-overload]
+            command: Command = tyro.cli(
+                Command,
                 prog="catdog",
-                description="Train a cat/dog classifier, the same run on a laptop or a cluster. A URI is a folder's path.",
-                args=arguments or ["--help"],
-                return_unknown_args=True,
+                description=DESCRIPTION,
+                args=[name, *words],
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise CallerError(_one_line(complaint.getvalue())) from None
+        if stop.code:
+            raise CallerError(_message(name, complaint.getvalue())) from None
+        if name == "train":
+            print(_recipe_help())
+        raise
     if isinstance(command, Train):
-        return replace(command, settings=tuple(_settings(rest)))
-    if rest:
-        options = [f"--{f.name}" for f in fields(command)]
-        raise CallerError(f"{arguments[0]} does not take {rest[0]!r}: {_nearest(rest[0], options)}")
+        command.settings = settings
     return command
 
 
-def _settings(rest: list[str]) -> list[tuple[str, str]]:
-    """Recipe fields from `--name value` and `--name=value`."""
+def _split(name: str, words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """A command's own words, and the settings of a recipe (`--section.field value`) that stand among them."""
+    options = [f"--{option.name}" for option in fields(COMMANDS[name]) if option.init and _has_default(option)]
+    own: list[str] = []
     settings: list[tuple[str, str]] = []
-    words = iter(rest)
-    for word in words:
-        if not word.startswith("--"):
-            raise CallerError(f"train does not take {word!r}: settings are written --section.field value")
-        name, equals, value = word[2:].partition("=")
-        text = value if equals else next(words, None)
-        if text is None:
-            raise CallerError(f"{word} lacks its value")
-        settings.append((name, text))
-    return settings
+    rest = iter(words)
+    for word in rest:
+        option, equals, value = word.partition("=")
+        if word == "--":
+            own += [word, *rest]
+        elif not re.match("--|-[a-zA-Z]", word) or option in (*options, "-h", "--help"):
+            own.append(word)
+        elif COMMANDS[name] is not Train or ("." not in option and (option[1] != "-" or _near(option, options))):
+            raise CallerError(f"{name} has no option {option}: {_hint(option, options)}; see catdog {name} --help")
+        else:
+            text = value if equals else next(rest, None)
+            if text is None or (not equals and text.startswith("--")):
+                raise CallerError(f"{name}: {option} lacks its value")
+            settings.append((option.removeprefix("--"), text))
+    return own, settings
 
 
-def _one_line(box: str) -> str:
-    """The message out of the framed text that the parser prints."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in box.partition("│ ───")[0].splitlines()]
-    return " ".join(line for line in lines if line) or "the arguments are not understood; see catdog --help"
+def _has_default(option: Any) -> bool:
+    return option.default is not MISSING or option.default_factory is not MISSING
 
 
-def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+def _message(name: str, box: str) -> str:
+    """What the parser complains of in its frame, as one line."""
+    lines = [line.strip("│").rstrip() for line in box.partition("│ ───")[0].splitlines() if line.startswith("│")]
+    text = " ".join(" ".join(lines).split())
+    if text.startswith("Missing from"):
+        lacking = [line.strip() for line in lines if re.match(r" {5}\S", line)]
+        meaning = text.partition(lacking[0])[2].removesuffix("(required)").strip(" .")
+        return f"{name} lacks {' and '.join(lacking)}{f': {meaning}' if len(lacking) == 1 else ''}; see catdog {name} --help"
+    if match := re.match(r"Missing value for argument '(.+?)'", text):
+        return f"{name}: {match[1]} lacks its value"
+    if match := re.match(
+        r"Error parsing (\S+): (invalid literal for int|could not convert string to float).*: ('.*')", text
+    ):
+        return f"{name}: {match[1]} {match[3]}: must be a {'whole ' if 'int' in match[2] else ''}number"
+    if match := re.match(r"invalid choice ('.*?') for argument '(.+?)'\. Expected one of \((.*?)\)", text):
+        return f"{name}: {match[2]} {match[1]}: must be one of {match[3].replace(chr(39), '')}"
+    if match := re.match(r"Unrecognized options: (\S+)", text):
+        return f"{name} does not take {match[1]!r}; see catdog {name} --help"
+    return f"{name}: {text or 'these arguments are not understood'}; see catdog {name} --help"
 
 
-def _class_part(text: str) -> tuple[str, float]:
+def _recipe_help() -> str:
+    """Every field of a recipe with its default and meaning, as tyro sets it out."""
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
+        tyro.cli(Recipe, args=["--help"], use_underscores=True, config=(tyro.conf.FlagConversionOff,))
+    lines = [line.rstrip() for line in page.getvalue().splitlines()]
+    first = next(number for number, line in enumerate(lines) if "data options" in line)
+    return "\n".join(["Fields of a recipe, with their defaults:", "", *lines[first:]])
+
+
+def _near(word: str, known: list[str]) -> str:
+    """The known word that is most like this one, or an empty text."""
+    return next(iter(difflib.get_close_matches(word, known, 1)), "")
+
+
+def _hint(word: str, known: list[str]) -> str:
+    near = _near(word, known)
+    if near:
+        return f"did you mean {near}?"
+    return f"there are {', '.join(known)}" if known else "it takes none"
+
+
+def _class_and_part(text: str) -> tuple[str, float]:
     name, _, part = text.partition("=")
     try:
-        return name, float(part)
+        kept = float(part)
     except ValueError:
-        raise CallerError(f"--keep {text}: must be CLASS=PART, as in cat=0.3") from None
+        kept = math.nan
+    if name not in CLASSES or math.isnan(kept):
+        raise CallerError(f"--keep {text}: must be CLASS=PART, as in cat=0.3, where CLASS is {' or '.join(CLASSES)}")
+    return name, kept
 
 
-def _print_manifest(bucket: Bucket, manifest: Any, note: str) -> None:
-    for split in ("train", "val", "test"):
+def _check_places(recipe: Recipe) -> None:
+    """Tell at once what would only come out after TensorFlow's slow import."""
+    if not recipe.run.uri:
+        raise CallerError("run.uri is empty: name the run's folder with --run")
+    Bucket(recipe.run.uri)
+    load_manifest(Bucket(recipe.data.uri))
+
+
+def _finished(run: Bucket) -> Recipe:
+    """The recipe of a run; raises CallerError where there is no run or it has no model yet."""
+    if not run.exists("recipe.toml"):
+        raise CallerError(
+            f"{run.uri}: there is no run here (no recipe.toml): give the folder that `catdog train` wrote"
+        )
+    if not run.exists("model.keras"):
+        raise CallerError(f"{run.uri}: has no model.keras: run `catdog train` again to finish its training")
+    return recipes.load(run.path("recipe.toml"))
+
+
+def _print_manifest(manifest: Manifest) -> None:
+    for split in SPLITS:
         counts = manifest.per_class(split)
         classes = ", ".join(f"{count} {name}" for name, count in counts.items())
         print(f"{split:<5} {sum(counts.values()):>7} examples ({classes}) in {len(manifest.split(split))} shards")
-    print(f"data set {bucket.uri}{note}")
 
 
 def _print_evaluation(metrics: dict[str, Any]) -> None:
@@ -298,14 +382,15 @@ def _print_evaluation(metrics: dict[str, Any]) -> None:
     print(f"log loss {metrics['log_loss']:.4f}")
 
 
-def _outcome(prediction: Any) -> dict[str, Any]:
+def _as_json(prediction: "Prediction") -> str:
+    path = {"path": str(prediction.path)}
     if prediction.error is not None:
-        return {"error": prediction.error}
-    return {"class": prediction.predicted, "probability": round(prediction.probability, 6)}
+        return json.dumps(path | {"error": prediction.error})
+    return json.dumps(path | {"class": prediction.predicted, "probability": prediction.probability})
 
 
 def _import_tensorflow() -> None:
-    """Import it without what its libraries print on stderr before they can be told to be quiet."""
+    """Import it, without what its libraries write to stderr before they can be told to be quiet."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     shown, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -103,6 +104,7 @@ class Model:
 @dataclass(frozen=True)
 class Optimizer:
     name: Literal["adam", "adamw"] = "adam"
+    """Adam, or Adam with decoupled weight decay."""
     weight_decay: float = 0.0
     """Decoupled weight decay per unit of learning rate; for adamw only."""
     clip_norm: float = 1.0
@@ -144,6 +146,7 @@ class Phase:
     name: str = "frozen"
     """What logs and plots call the phase."""
     epochs: int = 1
+    """Passes over the train split."""
     learning_rate: float = 1e-3
     """Peak rate: reached after the warm-up, brought to 0 by a cosine."""
     warmup: float = 0.1
@@ -153,13 +156,14 @@ class Phase:
 
     def __post_init__(self) -> None:
         _require(self.name != "", "phases.name", self.name, "a name")
-        _require(self.epochs >= 1, "phases.epochs", self.epochs, "at least 1")
-        _require(self.learning_rate > 0, "phases.learning_rate", self.learning_rate, "above 0")
-        _require(0 <= self.warmup < 1, "phases.warmup", self.warmup, "at least 0 and below 1")
+        phase = f"phases {self.name!r}:"
+        _require(self.epochs >= 1, f"{phase} epochs", self.epochs, "at least 1")
+        _require(self.learning_rate > 0, f"{phase} learning_rate", self.learning_rate, "above 0")
+        _require(0 <= self.warmup < 1, f"{phase} warmup", self.warmup, "at least 0 and below 1")
         whole = isinstance(self.unfreeze, int) and self.unfreeze >= 1
         _require(
             whole or self.unfreeze in ("none", "all"),
-            "phases.unfreeze",
+            f"{phase} unfreeze",
             self.unfreeze,
             "'none', 'all' or a number of blocks of at least 1",
         )
@@ -240,6 +244,8 @@ class Recipe:
             )
 
 
+_KINDS = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
+
 # What may differ between the parts of one run, for it changes where and how the run is done, not what it computes.
 MAY_DIFFER = ("data.uri", "run.uri", "run.strategy", "run.log_every", "checkpoint.")
 
@@ -250,7 +256,9 @@ def load(path: str | Path) -> Recipe:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CallerError(f"{path}: there is no such recipe") from None
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise CallerError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CallerError(f"{path}: is not a recipe in TOML: {error}") from None
     try:
         return _build(Recipe, table, "")
@@ -301,21 +309,30 @@ def _unknown(name: str, known: list[str]) -> CallerError:
 
 
 def _put(table: dict[str, Any], name: str, text: str) -> None:
+    """Put a value, written as in TOML or as bare text, in the place of the one that stands under a dotted name."""
     *parents, last = name.split(".")
     here: Any = table
     for part in parents:
-        if isinstance(here, tuple | list) and part.isdigit() and int(part) < len(here):
+        if isinstance(here, tuple) and not (part.isdecimal() and int(part) < len(here)):
+            known = ", ".join(f"phases.{index}" for index in range(len(here)))
+            raise CallerError(f"{name!r}: there is no such phase: the recipe has {known}")
+        if isinstance(here, tuple):
             here = here[int(part)]
         elif isinstance(here, dict) and part in here:
             here = here[part]
         else:
             raise _unknown(name, list(_flatten(table)))
-    if not isinstance(here, dict) or last not in here or isinstance(here[last], dict | tuple | list):
+    if not isinstance(here, dict) or last not in here or isinstance(here[last], dict | tuple):
         raise _unknown(name, list(_flatten(table)))
+    if isinstance(here[last], bool):
+        text = text.lower()
     try:
-        here[last] = tomllib.loads(f"v = {text}")["v"]
+        value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
-        here[last] = text
+        value = text
+    # A folder may be called 2024; only phases.unfreeze takes text as well as a number.
+    is_text = isinstance(here[last], str) and last != "unfreeze"
+    here[last] = text if is_text and not isinstance(value, str) else value
 
 
 def _build(kind: Any, value: Any, name: str) -> Any:
@@ -341,11 +358,9 @@ def _build(kind: Any, value: Any, name: str) -> Any:
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         _require(value in allowed, name, value, f"one of {', '.join(map(repr, allowed))}{hint}")
         return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and type(value) is int:
         return float(value)
-    if kind is str and not isinstance(value, str):
-        raise CallerError(f"{name} = {value!r}: must be text in quotes")
     kinds = typing.get_args(kind) if origin is types.UnionType else (kind,)
-    if type(value) not in kinds:
-        raise CallerError(f"{name} = {value!r}: must be {' or '.join(k.__name__ for k in kinds)}")
+    _require(type(value) in kinds, name, value, " or ".join(_KINDS[k] for k in kinds))
+    _require(type(value) is not float or math.isfinite(value), name, value, "a finite number")
     return value

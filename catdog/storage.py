@@ -71,7 +71,7 @@ class Bucket:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             handle, text = tempfile.mkstemp(prefix=_TEMPORARY, suffix=target.suffix, dir=target.parent)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        except OSError as error:
             raise CallerError(f"{self.uri}: cannot be written: {error.strerror}: {error.filename}") from None
         os.close(handle)
         temporary = Path(text)
@@ -86,7 +86,10 @@ class Bucket:
 
     def delete(self, name: str) -> None:
         """Delete an object; it is no error when it is not there."""
-        self.path(name).unlink(missing_ok=True)
+        try:
+            self.path(name).unlink(missing_ok=True)
+        except NotADirectoryError:
+            raise CallerError(f"{self.uri}: cannot be written: a part of this path is a file") from None
 
     def delete_all(self, prefix: str) -> None:
         """Delete every object whose name starts with `prefix/`, and what killed writers left there."""

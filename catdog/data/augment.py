@@ -36,17 +36,8 @@ def augment(images: tf.Tensor, draws: tf.Tensor, settings: Augment) -> tf.Tensor
     if settings.flip or settings.rotation > 0:
         result = _flip_and_rotate(result, draws, settings)
 
-    def change(column: int, largest: float) -> tf.Tensor:
-        return ((2.0 * draws[:, column] - 1.0) * largest)[:, None, None, None]
-
-    if settings.brightness > 0:
-        result += 255.0 * change(BRIGHTNESS, settings.brightness)
-    if settings.contrast > 0:
-        mean = tf.reduce_mean(result, axis=(1, 2, 3), keepdims=True)
-        result = mean + (result - mean) * (1.0 + change(CONTRAST, settings.contrast))
-    if settings.saturation > 0:
-        grey = tf.reduce_sum(result * tf.constant(_LUMA), axis=3, keepdims=True)
-        result = grey + (result - grey) * (1.0 + change(SATURATION, settings.saturation))
+    if settings.brightness > 0 or settings.contrast > 0 or settings.saturation > 0:
+        result = _colour(result, draws, settings)
     return tf.clip_by_value(result, 0.0, 255.0)
 
 
@@ -84,6 +75,22 @@ def _flip_and_rotate(images: tf.Tensor, draws: tf.Tensor, settings: Augment) -> 
         interpolation="BILINEAR",
         fill_mode="REFLECT",
     )
+
+
+def _colour(images: tf.Tensor, draws: tf.Tensor, settings: Augment) -> tf.Tensor:
+    """Brightness, contrast about the picture's mean and saturation about the luma, as one affine map of its RGB."""
+
+    def change(column: int, largest: float) -> tf.Tensor:
+        return (2.0 * draws[:, column] - 1.0) * largest
+
+    brightness = 255.0 * change(BRIGHTNESS, settings.brightness)
+    contrast = 1.0 + change(CONTRAST, settings.contrast)
+    saturation = 1.0 + change(SATURATION, settings.saturation)[:, None, None]
+    grey = tf.tile(tf.constant(_LUMA)[:, None], [1, 3])
+    matrix = contrast[:, None, None] * (saturation * tf.eye(3) + (1.0 - saturation) * grey)
+    shift = brightness + (1.0 - contrast) * tf.reduce_mean(images, axis=(1, 2, 3))
+    pixels = tf.reshape(images, [-1, images.shape[1] * images.shape[2], 3])
+    return tf.reshape(tf.matmul(pixels, matrix) + shift[:, None, None], tf.shape(images))
 
 
 def _mix(word: np.ndarray) -> np.ndarray:

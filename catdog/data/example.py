@@ -23,15 +23,21 @@ def decode(message: bytes) -> dict[str, Value]:
     result: dict[str, Value] = {}
     for _, features in _fields(message):
         for _, entry in _fields(_message(features)):
-            parts = dict(_fields(_message(entry)))
-            ((kind, values),) = _fields(_message(parts[2]))
+            name, feature = _only(dict(_fields(_message(entry))), 1, 2)
+            ((kind, values),) = _fields(_message(feature))
             if kind not in (_BYTES_LIST, _INT64_LIST):
                 raise ValueError(f"a feature of kind {kind}")
-            value = next(_fields(_message(values)))[1]
+            (value,) = _only(dict(reversed([*_fields(_message(values))])), 1)
             if kind == _INT64_LIST and isinstance(value, bytes):
                 value = _varint(value, 0)[0]  # integers are packed into one field
-            result[_message(parts[1]).decode()] = value
+            result[_message(name).decode()] = value
     return result
+
+
+def _only(fields: dict[int, Value], *numbers: int) -> list[Value]:
+    if fields.keys() != set(numbers):
+        raise ValueError(f"fields {sorted(fields)} where {sorted(numbers)} must be")
+    return [fields[number] for number in numbers]
 
 
 def _feature(value: Value) -> bytes:
@@ -63,6 +69,8 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return value, at
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Value]]:

@@ -10,6 +10,9 @@ MAX_PIXELS = 100_000_000
 """More than this is taken for a decompression bomb."""
 JPEG_QUALITY = 95
 
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+"""Those alone are tried: what else Pillow opens is no photo, and for EPS it would run a program on the file."""
+
 
 class Unreadable(Exception):
     """Why a file is not a picture that can be used, in one line."""
@@ -26,7 +29,7 @@ def decode(content: bytes, side: int | None = None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=_FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise Unreadable(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} allowed")
             if side is not None and image.format == "JPEG":
@@ -54,7 +57,7 @@ def encode(image: Image.Image, side: int) -> tuple[bytes, int, int]:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.float64)
+        values = np.asarray(image).astype(np.float32)
         return Image.fromarray(np.clip(values / 257.0, 0, 255).round().astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise Unreadable("pixels are floating-point numbers of unknown range")

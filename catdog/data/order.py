@@ -45,7 +45,7 @@ class Order:
     labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.sizes) % self.streams or self.global_batch % self.streams:
+        if not self.sizes or len(self.sizes) % self.streams or self.global_batch % self.streams:
             raise CallerError(
                 f"data.streams = {self.streams}: must divide both the {len(self.sizes)} train shards of the data set"
                 f" and data.global_batch = {self.global_batch}"

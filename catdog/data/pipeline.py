@@ -32,8 +32,8 @@ Element = dict[str, np.ndarray | list[bytes]]
 class Shards:
     """Random access to the records of a split's local shard files.
 
-    A file is opened for each read, which costs a fiftieth of decoding its picture: no number of shards runs out of file
-    handles, and a file is asked for when it is needed and no earlier. What stays is the index of each shard read from.
+    A file is opened for each read, a matter of microseconds: no number of shards runs out of file handles or fills the
+    memory with maps, and a path is asked for when its file is needed. What stays is the index of each shard read from.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:

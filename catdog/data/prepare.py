@@ -1,31 +1,35 @@
 """A source → a data set: decoded, deduplicated, split, shuffled, sharded, and only then given its manifest."""
 
+import contextlib
 import csv
 import hashlib
 import io
-import multiprocessing
-import os
-import re
+import itertools
 import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from catdog.data import example
-from catdog.data.images import Unreadable, decode, encode
-from catdog.data.shards import CLASSES, MANIFEST, SPLITS, Manifest, Shard, load_manifest, write_records
-from catdog.data.sources import Item, open_source
-from catdog.errors import CallerError
+from catdog.data.images import decode, encode
+from catdog.data.processes import cores, process_pool
+from catdog.data.shards import CLASSES, MANIFEST, SHARD_NAME, SPLITS, Manifest, Shard, load_manifest, write_records
+from catdog.data.sources import Item, Opened, open_source
+from catdog.errors import CallerError, RunError
 from catdog.storage import Bucket, crc32c
 
 SKIPPED = "skipped.csv"
 
-_SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
+_TOGETHER = 16
+"""Pictures that a process is given at once."""
+
+Stored = tuple[bytes, int, int]
+"""JPEG bytes, height and width."""
 
 
 @dataclass(frozen=True)
@@ -81,19 +85,16 @@ def prepare(
     if bucket.exists(MANIFEST) and not overwrite:
         return Prepared(_reused(source, options, bucket, reuse), 0, written=False)
     opened = open_source(source, seed)
-    bucket.delete(MANIFEST)
-    for name in bucket.list():
-        if _SHARD_NAME.fullmatch(name) or name == SKIPPED:
-            bucket.delete(name)
-    with tempfile.TemporaryFile() as spool:
-        pictures, skipped = _convert_all(opened.items, opened.count, side, spool)
+    with _spool(bucket) as spool:
+        pictures, unusable = _convert_all(opened, side, spool)
         pictures, repeated = _unique(pictures)
-        skipped = sorted([*skipped, *repeated], key=lambda s: s.name)
-        bucket.write(SKIPPED, _csv(skipped))
-        _refuse_missing(source, pictures, bucket, skipped)
+        skipped = sorted([*unusable, *repeated], key=lambda s: (s.name, s.reason))
+        _refuse_missing(source, pictures, skipped)
         splits = split(pictures, val, test, seed, keep)
-        counts = {name: _shard_count(name, splits, shards) for name in SPLITS}
+        counts = _shard_counts(splits, shards)
+        _clear(bucket)
         written = [shard for name in SPLITS for shard in _write(name, splits[name], counts[name], spool, bucket)]
+    bucket.write(SKIPPED, _csv(skipped))
     manifest = Manifest(source, options, tuple(written))
     bucket.write(MANIFEST, manifest.to_json())
     return Prepared(manifest, len(skipped), written=True)
@@ -153,9 +154,29 @@ def _reused(source: str, options: dict[str, Any], bucket: Bucket, reuse: bool) -
     return manifest
 
 
-def _convert_all(
-    items: Iterator[Item], count: int | None, side: int, spool: BinaryIO
-) -> tuple[list[Picture], list[Skipped]]:
+@contextlib.contextmanager
+def _spool(bucket: Bucket) -> Iterator[BinaryIO]:
+    """A nameless file for the converted pictures, beside the shards: elsewhere there may be less room, or only memory."""
+    folder = bucket.path("")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as spool:
+            yield spool
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise CallerError(f"{bucket.uri}: cannot be written: {error}") from None
+    except OSError as error:  # such as no space left on the disk
+        raise RunError(f"{bucket.uri}: cannot be written: {error}") from None
+
+
+def _clear(bucket: Bucket) -> None:
+    """Delete the data set that is there or was begun, its manifest first."""
+    bucket.delete(MANIFEST)
+    for name in bucket.list():
+        if SHARD_NAME.fullmatch(name) or name == SKIPPED:
+            bucket.delete(name)
+
+
+def _convert_all(opened: Opened, side: int, spool: BinaryIO) -> tuple[list[Picture], list[Skipped]]:
     pictures: list[Picture] = []
     skipped: list[Skipped] = []
     columns = [
@@ -167,9 +188,9 @@ def _convert_all(
         TimeRemainingColumn(),
     ]
     with Progress(*columns) as progress:
-        task = progress.add_task("", total=count, rate=0.0)
+        task = progress.add_task("", total=opened.count, rate=0.0)
         began = time.monotonic()
-        for item, outcome in _in_processes(items, side):
+        for item, outcome in _in_processes(opened.items, side):
             if isinstance(outcome, str):
                 skipped.append(Skipped(item.name, outcome))
             else:
@@ -183,47 +204,43 @@ def _convert_all(
     return pictures, skipped
 
 
-def _in_processes(items: Iterator[Item], side: int) -> Iterator[tuple[Item, tuple[bytes, int, int] | str]]:
-    """Each item with its JPEG, height and width, or the reason why it has none; a bounded number is under way."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    waiting: deque[tuple[list[Item], Future[list[tuple[bytes, int, int] | str]]]] = deque()
+def _in_processes(items: Iterator[Item], side: int) -> Iterator[tuple[Item, Stored | str]]:
+    """Each item with what is stored of it, or the reason why that is nothing; a bounded number is under way."""
+    waiting: deque[tuple[list[Item], Future[list[Stored | str]]]] = deque()
 
-    def finished() -> Iterator[tuple[Item, tuple[bytes, int, int] | str]]:
+    def finished() -> Iterator[tuple[Item, Stored | str]]:
         batch, future = waiting.popleft()
         yield from zip(batch, future.result(), strict=True)
 
-    with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            while batch := [item for _, item in zip(range(16), items, strict=False)]:
-                waiting.append((batch, pool.submit(_convert, batch, side)))
-                if len(waiting) > 2 * cores:
-                    yield from finished()
-            while waiting:
+    with process_pool() as pool:
+        while batch := list(itertools.islice(items, _TOGETHER)):
+            waiting.append((batch, pool.submit(_convert, batch, side)))
+            if len(waiting) > 2 * cores():
                 yield from finished()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        while waiting:
+            yield from finished()
 
 
-def _convert(batch: list[Item], side: int) -> list[tuple[bytes, int, int] | str]:
+def _convert(batch: list[Item], side: int) -> list[Stored | str]:
     return [_converted(item, side) for item in batch]
 
 
-def _converted(item: Item, side: int) -> tuple[bytes, int, int] | str:
+def _converted(item: Item, side: int) -> Stored | str:
     if item.content is None:
         return item.reason
     try:
         return encode(decode(item.content.read(), side), side)
-    except Unreadable as error:
-        return str(error)
     except Exception as error:  # a file that cannot be read must not end the work on the others
         return " ".join(str(error).split()) or type(error).__name__
 
 
 def _unique(pictures: list[Picture]) -> tuple[list[Picture], list[Skipped]]:
-    """Each picture once, under the first of its names; none that comes under both classes."""
+    """Each picture once; none that comes under both classes.
+
+    The name that is least deep, then shortest, then first is kept, for that is rarely the copy's.
+    """
     alike: dict[str, list[Picture]] = {}
-    for picture in sorted(pictures, key=lambda p: p.name):
+    for picture in sorted(pictures, key=lambda p: (p.name.count("/"), len(p.name), p.name)):
         alike.setdefault(picture.digest, []).append(picture)
     kept: list[Picture] = []
     skipped: list[Skipped] = []
@@ -238,8 +255,8 @@ def _unique(pictures: list[Picture]) -> tuple[list[Picture], list[Skipped]]:
     return kept, skipped
 
 
-def _refuse_missing(source: str, pictures: list[Picture], bucket: Bucket, skipped: list[Skipped]) -> None:
-    why = f"; {len(skipped)} files were left out, see {bucket.path(SKIPPED)}" if skipped else ""
+def _refuse_missing(source: str, pictures: list[Picture], skipped: list[Skipped]) -> None:
+    why = f"; {len(skipped)} files were left out, such as {skipped[0].name!r}: {skipped[0].reason}" if skipped else ""
     if not pictures:
         raise CallerError(f"{source}: holds no usable picture{why}")
     for label, name in enumerate(CLASSES):
@@ -247,13 +264,18 @@ def _refuse_missing(source: str, pictures: list[Picture], bucket: Bucket, skippe
             raise CallerError(f"{source}: holds no usable picture of class {name!r}{why}")
 
 
-def _shard_count(name: str, splits: dict[str, list[Picture]], shards: int) -> int:
+def _shard_counts(splits: dict[str, list[Picture]], shards: int) -> dict[str, int]:
+    """Shards of each split; the smaller ones get as many as keeps shards alike in size."""
     train = len(splits["train"])
+    for label, name in enumerate(CLASSES):
+        if not any(picture.label == label for picture in splits["train"]):
+            raise CallerError(
+                f"no picture of class {name!r} is left to train on; lower --val and --test or raise --keep"
+            )
     if train < shards:
         raise CallerError(f"--shards {shards}: there are only {train} train examples; give at most that many shards")
-    if name == "train":
-        return shards
-    return min(len(splits[name]), max(1, round(shards * len(splits[name]) / train)))
+    counts = {name: min(len(members), max(1, round(shards * len(members) / train))) for name, members in splits.items()}
+    return counts | {"train": shards}
 
 
 def _write(name: str, pictures: list[Picture], count: int, spool: BinaryIO, bucket: Bucket) -> Iterator[Shard]:
@@ -289,4 +311,4 @@ def _csv(skipped: list[Skipped]) -> bytes:
     rows = csv.writer(buffer, lineterminator="\n")
     rows.writerow(["path", "reason"])
     rows.writerows((s.name, s.reason) for s in skipped)
-    return buffer.getvalue().encode(errors="surrogateescape")
+    return buffer.getvalue().encode()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterable
@@ -18,6 +19,8 @@ from catdog.storage import Bucket
 CLASSES = ("cat", "dog")
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
+
+SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
 
 _FRAME = struct.Struct("<QI")
 
@@ -105,11 +108,21 @@ def load_manifest(bucket: Bucket) -> Manifest:
             raise CallerError(f"{bucket.uri}/{MANIFEST}: format {content['format']}; this version reads format 1")
         if tuple(content["classes"]) != CLASSES:
             raise CallerError(f"{bucket.uri}/{MANIFEST}: classes {content['classes']}; must be {list(CLASSES)}")
-        keys = Shard.__dataclass_fields__
-        shards = tuple(Shard(**{key: shard[key] for key in keys}) for shard in content["shards"])
-        return Manifest(content["source"], content["options"], shards)
+        return Manifest(content["source"], content["options"], tuple(_shard(entry) for entry in content["shards"]))
     except (ValueError, KeyError, TypeError) as error:
         raise CallerError(f"{bucket.uri}/{MANIFEST}: is not a manifest: {error!r}") from None
+
+
+def _shard(entry: dict[str, Any]) -> Shard:
+    shard = Shard(**{key: entry[key] for key in Shard.__dataclass_fields__})
+    named = SHARD_NAME.fullmatch(shard.name)
+    if not named or named.group(1) != shard.split:
+        raise ValueError(f"no name for a shard of {shard.split!r}: {shard.name!r}")
+    if type(shard.bytes) is not int or not re.fullmatch("[0-9a-f]{8}", shard.crc32c):
+        raise ValueError(f"{shard.name}: no size and checksum: {shard.bytes!r}, {shard.crc32c!r}")
+    if not re.fullmatch(f"[0-{len(CLASSES) - 1}]*", shard.labels):
+        raise ValueError(f"{shard.name}: a label that is no class")
+    return shard
 
 
 def record_index(path: Path) -> np.ndarray:

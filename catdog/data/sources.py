@@ -3,17 +3,19 @@
 To add a source: a function that yields `Item`s, and its name in `open_source`.
 """
 
+import contextlib
 import functools
 import os
 import re
+import stat
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from catdog.data import drawn
-from catdog.data.shards import CLASSES
+from catdog.data import drawn, example
+from catdog.data.shards import CLASSES, record_index
 from catdog.errors import CallerError
 
 MAX_BYTES = 200_000_000
@@ -28,7 +30,10 @@ class Content(Protocol):
 
 @dataclass(frozen=True)
 class Item:
-    """One candidate for the data set; `label` is None, with the reason, for what can't be one."""
+    """One candidate for the data set; `label` is None, with the reason, for what can't be one.
+
+    `name` is text that can be written as UTF-8; bytes of a file's name that are none stand in it as `\\xff`.
+    """
 
     name: str
     label: int | None
@@ -38,10 +43,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Opened:
-    """A source's items, and how many there are, as far as it is known."""
+    """A source's items, and how many there are."""
 
     items: Iterator[Item]
-    count: int | None
+    count: int
 
 
 def open_source(source: str, seed: int) -> Opened:
@@ -86,13 +91,22 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Held:
-    """Bytes that are at hand already."""
+class Record:
+    """A `tf.train.Example` in a TFRecord file, with the picture under `image`."""
 
-    content: bytes
+    path: Path
+    offset: int
+    length: int
+
+    def features(self) -> dict[str, example.Value]:
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            return example.decode(file.read(self.length))
 
     def read(self) -> bytes:
-        return self.content
+        content = self.features()["image"]
+        assert isinstance(content, bytes)
+        return content
 
 
 def class_of(name: str) -> int | None:
@@ -108,10 +122,8 @@ def class_of(name: str) -> int | None:
 
 def _item(name: str, size: int, content: Content) -> Item:
     path = PurePosixPath(name)
-    if any(part.startswith(".") or part == "__MACOSX" for part in path.parts) or path.name in (
-        "Thumbs.db",
-        "desktop.ini",
-    ):
+    system = path.name in ("Thumbs.db", "desktop.ini") or path.parts[0] == "__MACOSX"
+    if system or any(part.startswith(".") for part in path.parts):
         return Item(name, None, None, "a hidden or system file")
     label = class_of(name)
     if label is None:
@@ -124,36 +136,49 @@ def _item(name: str, size: int, content: Content) -> Item:
 def _folder(root: Path) -> Opened:
     if not root.is_dir():
         raise CallerError(f"folder:{root}: there is no such folder or zip file")
+    paths = list(_files(root))
+    return Opened((_file(root, path) for path in paths), len(paths))
+
+
+def _file(root: Path, path: Path) -> Item:
+    name = os.fsencode(path.relative_to(root)).decode(errors="backslashreplace")
+    try:
+        status = path.stat()
+    except OSError as error:
+        return Item(name, None, None, f"cannot be read: {error.strerror}")
+    if not stat.S_ISREG(status.st_mode):
+        return Item(name, None, None, "no regular file")
+    return _item(name, status.st_size, File(path))
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Every file below a folder. Links to folders are followed, but no folder is entered twice, so loops end."""
 
     def unreadable(error: OSError) -> None:
         raise CallerError(f"folder:{root}: cannot be read: {error.strerror}: {error.filename}")
 
-    def walk() -> Iterator[Path]:
-        for folder, subfolders, files in os.walk(root, onerror=unreadable, followlinks=True):
+    entered: set[tuple[int, int]] = set()
+    waiting = [root]
+    while waiting:
+        for folder, subfolders, files in os.walk(waiting.pop(0), onerror=unreadable):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in entered:
+                subfolders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
             subfolders.sort()
-            for file in sorted(files):
-                yield Path(folder, file)
-
-    def items() -> Iterator[Item]:
-        for path in walk():
-            name = path.relative_to(root).as_posix()
-            try:
-                size = path.stat().st_size
-            except OSError as error:
-                yield Item(name, None, None, f"cannot be read: {error.strerror}")
-            else:
-                if path.is_file():
-                    yield _item(name, size, File(path))
-
-    return Opened(items(), sum(1 for _ in walk()))
+            waiting += [path for name in subfolders if (path := Path(folder, name)).is_symlink()]
+            yield from (Path(folder, file) for file in sorted(files))
 
 
 def _zip(path: Path) -> Opened:
     try:
-        members = [info for info in _archive(path).infolist() if not info.is_dir()]
-    except (zipfile.BadZipFile, OSError) as error:
+        with zipfile.ZipFile(path) as archive:
+            members = [info for info in archive.infolist() if not info.is_dir()]
+    except (zipfile.BadZipFile, UnicodeDecodeError, OSError) as error:
         raise CallerError(f"folder:{path}: is neither a folder nor a zip file that can be read: {error}") from None
-    items = (_item(info.filename, info.file_size, Member(path, info.filename)) for info in members)
+    # Some Windows programs write backslashes between the parts of a name.
+    items = (_item(i.filename.replace("\\", "/"), i.file_size, Member(path, i.filename)) for i in members)
     return Opened(items, len(members))
 
 
@@ -163,23 +188,32 @@ def _archive(path: Path) -> zipfile.ZipFile:
 
 
 def _tfds(name: str) -> Opened:
+    """The examples of a data set that TensorFlow Datasets downloads, checks and keeps; its records are read without it."""
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(name)
+    with contextlib.suppress(RuntimeError):  # raised where TensorFlow has taken them already
+        tf.config.set_visible_devices([], "GPU")  # the pictures are decoded on the CPU; others may need the GPUs
     try:
+        builder = tfds.builder(name, file_format="tfrecord")
         builder.download_and_prepare()
     except Exception as error:  # a download fails in too many ways to name
         reason = " ".join(str(error).split())[:200]
         raise CallerError(
-            f"tfds:{name}: could not be downloaded and checked: {reason}; get the pictures by hand and give folder:PATH,"
-            " which also takes Microsoft's zip file as it is"
+            f"tfds:{name}: could not be downloaded and checked ({reason}); the network may be down, or Microsoft's file may no"
+            " longer match the checksum (huggingface/datasets#4032): get the pictures by hand and give folder:PATH,"
+            " which also takes that zip file as it is"
         ) from None
-    names = builder.info.features["label"].names
-    examples = builder.as_dataset(split="train", decoders={"image": tfds.decode.SkipDecoding()}, shuffle_files=False)
+    labels = [CLASSES.index(label) for label in builder.info.features["label"].names]
+    train = builder.info.splits["train"]
 
     def items() -> Iterator[Item]:
-        for example in examples.as_numpy_iterator():
-            label = CLASSES.index(names[example["label"]])
-            yield Item(example["image/filename"].decode(), label, Held(example["image"]))
+        for path in train.filepaths:
+            for offset, length in record_index(Path(path)).tolist():
+                record = Record(Path(path), offset, length)
+                features = record.features()
+                file, label = features["image/filename"], features["label"]
+                assert isinstance(file, bytes) and isinstance(label, int)
+                yield Item(file.decode(), labels[label], record)
 
-    return Opened(items(), builder.info.splits["train"].num_examples)
+    return Opened(items(), train.num_examples)

@@ -1,15 +1,16 @@
 """Everything of a data set read again: each checksum, each record, each picture, and the counts."""
 
 import io
-import multiprocessing
+import json
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 
 from catdog.data import example
-from catdog.data.shards import CLASSES, MANIFEST, Manifest, Shard, load_manifest, masked_crc32c, record_index
+from catdog.data.processes import process_pool
+from catdog.data.shards import CLASSES, MANIFEST, SPLITS, Manifest, Shard, load_manifest, masked_crc32c, record_index
 from catdog.storage import Bucket, crc32c
 
 _KEYS = {
@@ -29,12 +30,12 @@ def verify(bucket: Bucket) -> tuple[Manifest, list[str]]:
     Raises CallerError where there is no data set.
     """
     manifest = load_manifest(bucket)
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+    with process_pool() as pool:
         paths = [bucket.path(shard.name) for shard in manifest.shards]
         faults = [fault for found in pool.map(shard_faults, paths, manifest.shards) for fault in found]
     named = {shard.name for shard in manifest.shards} | {MANIFEST, "skipped.csv"}
     faults += [f"{name}: the manifest does not name it" for name in bucket.list() if name not in named]
-    return manifest, faults + list(_repeated_shards(manifest))
+    return manifest, [*_manifest_faults(bucket.read(MANIFEST), manifest), *faults]
 
 
 def shard_faults(path: Path, shard: Shard) -> list[str]:
@@ -52,11 +53,12 @@ def shard_faults(path: Path, shard: Shard) -> list[str]:
         return [*faults, f"{shard.name}: {str(error).removeprefix(f'{path}: ')}"]
     if len(index) != shard.examples:
         faults.append(f"{shard.name}: {len(index)} records, the manifest says {shard.examples}")
-    content = path.read_bytes()
-    for number, ((offset, length), label) in enumerate(zip(index.tolist(), shard.labels, strict=False)):
-        fault = _record_fault(content[offset - 12 : offset + length + 4], int(label))
-        if fault:
-            faults.append(f"{shard.name} record {number}: {fault}")
+    with open(path, "rb") as file:
+        for number, ((offset, length), label) in enumerate(zip(index.tolist(), shard.labels, strict=False)):
+            file.seek(offset - 12)
+            fault = _record_fault(file.read(12 + length + 4), int(label))
+            if fault:
+                faults.append(f"{shard.name} record {number}: {fault}")
     return faults
 
 
@@ -67,8 +69,8 @@ def _record_fault(frame: bytes, label: int) -> str | None:
         return "its checksum does not match its bytes"
     try:
         features = example.decode(payload)
-    except (ValueError, KeyError) as error:
-        return f"is no tf.train.Example: {error!r}"
+    except ValueError as error:
+        return f"is no tf.train.Example: {error}"
     for key, kind in _KEYS.items():
         if not isinstance(features.get(key), kind):
             return f"{key} is missing or of the wrong type"
@@ -88,10 +90,20 @@ def _record_fault(frame: bytes, label: int) -> str | None:
     return None if found == expected else f"its picture is {found}, its features say {expected}"
 
 
-def _repeated_shards(manifest: Manifest) -> Iterator[str]:
-    names = [shard.name for shard in manifest.shards]
-    yield from (
-        f"{name}: the manifest names it {names.count(name)} times"
-        for name in sorted(set(names))
-        if names.count(name) > 1
-    )
+def _manifest_faults(content: bytes, manifest: Manifest) -> Iterator[str]:
+    """Where the manifest contradicts itself: a shard named twice, a split incomplete, counts other than its labels give."""
+    found, right = json.loads(content), json.loads(manifest.to_json())
+    for name, times in Counter(shard.name for shard in manifest.shards).items():
+        if times > 1:
+            yield f"{name}: the manifest names it {times} times"
+    for split in SPLITS:
+        names = {shard.name for shard in manifest.split(split)}
+        for index in range(len(names)):
+            if (name := f"{split}-{index:05d}-of-{len(names):05d}.tfrecord") not in names:
+                yield f"{name}: the manifest does not name it, though it names {len(names)} shards of {split}"
+        if found.get("splits", {}).get(split) != right["splits"][split]:
+            yield f"{MANIFEST}: split {split}: counts other than its shards' labels give: {right['splits'][split]}"
+    for entry, expected in zip(found["shards"], right["shards"], strict=True):
+        for key in ("examples", "per_class"):
+            if entry.get(key) != expected[key]:
+                yield f"{expected['name']}: {key} {entry.get(key)} in the manifest, its labels give {expected[key]}"

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
-import sklearn.metrics as sk  # type: ignore[import-untyped]
+import sklearn.metrics as sk
 from numpy.typing import NDArray
 
 from catdog.data.shards import CLASSES

@@ -1,5 +1,6 @@
 """Classify picture files with a run's model, the way evaluation sees them."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,7 +47,10 @@ def _predictions(trained: Trained, paths: Sequence[Path]) -> Iterator[Prediction
     files = (found for path in paths for found in _files(path))
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(files, BATCH)):
-            loaded = list(pool.map(lambda found: found[1] or _load(found[0], side), batch))
+            with (
+                warnings.catch_warnings()
+            ):  # decoding changes the filters for a while, which threads cannot do by turns
+                loaded = list(pool.map(lambda found: found[1] or _load(found[0], side), batch))
             pictures = [image for image in loaded if not isinstance(image, str)]
             probabilities: Iterator[float] = iter(trained.probabilities(np.stack(pictures)) if pictures else ())
             for (path, _), image in zip(batch, loaded, strict=True):
@@ -54,7 +58,7 @@ def _predictions(trained: Trained, paths: Sequence[Path]) -> Iterator[Prediction
                     yield Prediction(path, None, None, image)
                 else:
                     dog = float(next(probabilities))
-                    choice = int(predicted(np.float64(dog)))
+                    choice = int(predicted(np.array(dog)))
                     yield Prediction(path, CLASSES[choice], dog if choice else 1 - dog)
 
 

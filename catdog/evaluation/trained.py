@@ -1,5 +1,6 @@
 """The model that a run has left, opened with plain Keras."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ class Trained:
     """A finished run's model with the recipe that made it."""
 
     recipe: Recipe
-    forward: Any
+    forward: Callable[[Any], tf.Tensor]
 
     def probabilities(self, images: NDArray[np.uint8] | tf.Tensor) -> NDArray[np.float64]:
         """Probability of "dog", float64 [b] in 0..1, of RGB images uint8 [b, side, side, 3].

@@ -161,6 +161,7 @@ def test_evaluation_sees_each_example_exactly_once(sizes, batch, workers, replic
 @pytest.mark.parametrize(
     ("sizes", "streams", "batch", "labels", "told"),
     [
+        ((), 4, 8, None, "streams = 4.*0 train shards"),
         ((8,) * 6, 4, 8, None, "streams = 4.*6 train shards"),
         ((8,) * 8, 4, 10, None, "streams = 4.*global_batch = 10"),
         ((8, 8, 8, 12), 4, 8, None, "streams = 4.*8 to 12"),

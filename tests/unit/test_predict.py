@@ -1,6 +1,7 @@
 """What evaluating and predicting with a run's model write and tell, on a model that goes by brightness alone."""
 
 import csv
+import html
 import io
 import json
 import os
@@ -117,9 +118,19 @@ def test_report_shows_every_mistake_and_plots_lie_beside_the_metrics(world):
     wrong = [row["filename"] for row in rows(world.run) if row["correct"] == "false"]
     assert 0 < len(wrong) <= 12
     for name in wrong:
-        assert name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") in report
+        assert html.escape(name) in report
     for plot in PLOTS:
         assert world.run.read(f"evaluation/test/{plot}.png").startswith(b"\x89PNG")
+
+
+def test_the_surest_mistakes_come_first(world):
+    evaluate(world.run, world.data)
+    report = world.run.read("report.html").decode()
+    wrong = [row for row in rows(world.run) if row["correct"] == "false"]
+    sure = sorted(wrong, key=lambda row: -abs(float(row["probability_dog"]) - 0.5))
+    assert len({row["probability_dog"] for row in wrong}) == len(wrong) > 2
+    places = [report.index(f'<div class="of">{html.escape(row["filename"])}') for row in sure]
+    assert places == sorted(places)
 
 
 def test_another_split_has_its_own_folder_and_leaves_the_report(world):

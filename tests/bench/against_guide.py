@@ -1,0 +1,98 @@
+"""The whole job against Keras' guide in one run: same photos, split, backbone, side and epochs; in turn, A B A B.
+
+Usage: python -m tests.bench.against_guide PHOTOS [--rounds 2]
+Both are whole processes, from the start of Python to the test accuracy. `catdog prepare`, done once for a data set,
+is timed apart. Ratios are what to look at: both sides meet the same noise of the machine.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from catdog.data import example
+from catdog.data.prepare import prepare
+from catdog.data.shards import CLASSES, SPLITS, record_index
+from catdog.model import BUNDLED
+from catdog.storage import Bucket
+
+SIDE, FROZEN, FINE_TUNE = 96, 3, 2
+RECIPE = Path(__file__).parents[2] / "job" / "recipes" / "photos.toml"
+GUIDE = Path(__file__).parent / "keras_guide.py"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--rounds", type=int, default=2)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        data = Bucket(str(folder / "data"))
+        began = time.monotonic()
+        prepare(f"folder:{arguments.photos}", data, val=0.1, test=0.3)
+        print(f"catdog prepare: {time.monotonic() - began:.1f} s, once for the data set")
+        link_split(data, arguments.photos.resolve(), folder / "split")
+        ours, guides = [], []
+        for number in range(arguments.rounds):
+            ours.append(timed(catdog(data, folder / f"run-{number}", number)))
+            report("catdog train", ours[-1])
+            guides.append(timed(guide(folder / "split")))
+            report("Keras' guide", guides[-1])
+    times = sorted(a[0] / b[0] for a, b in zip(ours, guides, strict=True))
+    mean = [sum(result["accuracy"] for _, result in side) / len(side) for side in (ours, guides)]
+    print(f"time, catdog / guide: {', '.join(f'{ratio:.2f}' for ratio in times)}")
+    print(f"test accuracy, catdog - guide: {100 * (mean[0] - mean[1]):+.2f} points ({mean[0]:.4f} - {mean[1]:.4f})")
+
+
+def catdog(data: Bucket, run: Path, seed: int) -> tuple[list[str], Path]:
+    settings = {
+        "data.uri": data.uri,
+        "data.side": SIDE,
+        "run.seed": seed,
+        "phases.0.epochs": FROZEN,
+        "phases.1.epochs": FINE_TUNE,
+    }
+    options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "catdog", "train", str(RECIPE), "--run", str(run), *options]
+    return command, run / "evaluation/test/metrics.json"
+
+
+def guide(split: Path) -> tuple[list[str], None]:
+    return [sys.executable, str(GUIDE), str(split), str(BUNDLED), str(SIDE), str(FROZEN), str(FINE_TUNE)], None
+
+
+def timed(job: tuple[list[str], Path | None]) -> tuple[float, dict[str, float]]:
+    """Wall seconds of a whole process and the metrics that it wrote or printed last."""
+    command, metrics = job
+    began = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.monotonic() - began
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
+    return seconds, json.loads(metrics.read_text() if metrics else done.stdout.splitlines()[-1])
+
+
+def report(name: str, outcome: tuple[float, dict[str, float]]) -> None:
+    seconds, metrics = outcome
+    print(f"{name}: {seconds:.1f} s, test accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}", flush=True)
+
+
+def link_split(data: Bucket, photos: Path, folder: Path) -> None:
+    """Links to the original photos as folder/<split>/<class>/, split as the data set is."""
+    for split in SPLITS:
+        for label in CLASSES:
+            (folder / split / label).mkdir(parents=True)
+        for path in (data.path(name) for name in data.list(f"{split}-")):
+            content = path.read_bytes()
+            for offset, length in record_index(path):
+                features = example.decode(content[offset : offset + length])
+                name, label = (features[key].decode() for key in ("image/filename", "image/class/text"))  # type: ignore[union-attr]
+                (folder / split / label / Path(name).name).symlink_to(photos / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Small pictures for the tests of the data set: each index another, encoded in any format."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+
+
+def picture(index: int, width: int = 48, height: int = 40) -> Image.Image:
+    """An RGB picture of soft blobs."""
+    coarse = np.random.default_rng(index).integers(0, 256, (5, 6, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def class_folders(root: Path, cats: int, dogs: int) -> Path:
+    """`root`/cat/0.jpg … and `root`/dog/…, each picture another."""
+    for name, first, count in (("cat", 0, cats), ("dog", 10_000, dogs)):
+        for index in range(count):
+            write(root / name / f"{index}.jpg", encoded(picture(first + index)))
+    return root

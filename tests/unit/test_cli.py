@@ -1,0 +1,331 @@
+"""What the `catdog` command prints where, and the code with which it ends."""
+
+import errno
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from catdog import cli
+from catdog.recipe import Data, Recipe, to_toml
+from catdog.storage import Bucket
+
+SIDE = 32
+QUICKSTART = str(Path(__file__).parents[2] / "job" / "recipes" / "quickstart.toml")
+
+
+def draw(path: Path, seed: int, *, bright: bool) -> Path:
+    """Blurred noise that is bright or dark as a whole."""
+    noise = np.random.default_rng(seed).integers(0, 60, (5, 5, 3), np.uint8) + (170 if bright else 30)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise.astype(np.uint8)).resize((48, 40), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of 20 dark cats and 20 bright dogs."""
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(40):
+        draw(folder / ("cat", "dog")[index % 2] / f"{index:02d}.png", index, bright=index % 2 == 1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "set"
+    assert cli.run(["prepare", f"folder:{photos}", str(folder), "--shards", "4"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """A finished run, whose model calls bright pictures dogs."""
+    folder = tmp_path_factory.mktemp("run")
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((SIDE, SIDE, 3)),
+            layers.Rescaling(1 / 255),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+    model.layers[-1].set_weights([np.full((3, 1), 2, np.float32), np.array([-3], np.float32)])
+    model.save(folder / "model.keras")
+    Bucket(str(folder)).write("recipe.toml", to_toml(Recipe(data=Data(uri=str(data), side=SIDE))).encode())
+    return folder
+
+
+def mistake(arguments: list[str | Path], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr with which the command refuses, without its prefix."""
+    assert cli.run([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("catdog: error: ") and err.endswith("\n") and err.count("\n") == 1
+    return err.removeprefix("catdog: error: ").rstrip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["trian", "x"], "'trian' is not a command: did you mean train?"),
+        (["qqq"], "'qqq' is not a command: there are prepare, verify, train, evaluate, predict"),
+        (["--verbose"], "'--verbose' is not a command"),
+        (["prepare"], "prepare lacks SOURCE and DATA_URI"),
+        (["prepare", "drawn"], "prepare lacks DATA_URI: Folder to write the data set to"),
+        (["prepare", "drawn", "x", "--sidee", "5"], "prepare has no option --sidee: did you mean --side?"),
+        (["prepare", "--sidee", "5", "drawn", "x"], "prepare has no option --sidee: did you mean --side?"),
+        (["prepare", "drawn", "x", "--side", "big"], "prepare: --side 'big': must be a whole number"),
+        (["prepare", "drawn", "x", "--val=half"], "prepare: --val 'half': must be a number"),
+        (["prepare", "drawn", "x", "--side"], "prepare: --side lacks its value"),
+        (["prepare", "drawn", "x", "--side", "5"], "--side 5: must be at least 32 pixels"),
+        (["prepare", "drawn", "x", "y"], "prepare does not take 'y'"),
+        (["prepare", "drawing", "x"], "'drawing' is not a source: give drawn, folder:PATH or tfds:cats_vs_dogs"),
+        (["prepare", "folder:/none/here", "x"], "folder:/none/here: there is no such folder or zip file"),
+        (["prepare", "drawn", "gs://bucket/x"], "gs://bucket/x: gs:// is not supported"),
+        (["prepare", "drawn", ""], "an empty URI"),
+        (["verify"], "verify lacks DATA_URI"),
+        (["verify", "x", "--json"], "verify has no option --json: it takes none"),
+        (["verify", "-v", "x"], "verify has no option -v"),
+        (["verify", "/none/here"], "/none/here: no such folder; write one with `catdog prepare SOURCE /none/here`"),
+        (["train"], "train lacks RECIPE"),
+        (["train", "/none.toml"], "/none.toml: there is no such recipe"),
+        (["train", "a.toml", "b.toml"], "train does not take 'b.toml'"),
+        (["train", QUICKSTART, "--rnu", "x"], "train has no option --rnu: did you mean --run?"),
+        (["train", QUICKSTART, "--run"], "train: --run lacks its value"),
+        (["train", QUICKSTART, "--data.uri"], "train: --data.uri lacks its value"),
+        (["train", QUICKSTART, "--data.uri", "--run", "x"], "train: --data.uri lacks its value"),
+        (
+            ["train", QUICKSTART, "--data.sise", "9"],
+            "'data.sise' is not a field of a recipe: did you mean 'data.side'?",
+        ),
+        (["train", "--epochs", "9", QUICKSTART], "'epochs' is not a field of a recipe: did you mean"),
+        (["train", QUICKSTART, "--data.side", "big"], "data.side = 'big': must be a whole number"),
+        (["train", QUICKSTART, "--data.streams", "7"], "must be a multiple of data.streams (7)"),
+        (["train", QUICKSTART, "--data.uri", "/none/here"], "/none/here: no such folder"),
+        (["train", QUICKSTART, "--data.uri="], "an empty URI"),
+        (["train", QUICKSTART, "--run", ""], "run.uri is empty: name the run's folder with --run"),
+        (["evaluate", "/none/here"], "/none/here: there is no run here"),
+        (["evaluate", "x", "--split", "tset"], "evaluate: --split 'tset': must be one of train, val, test"),
+        (["predict", "/none/here", "x.jpg"], "/none/here: there is no run here"),
+        (["predict", "x"], "predict lacks IMAGE"),
+        (["predict", "x", "y.jpg", "--jsn"], "predict has no option --jsn: did you mean --json?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_told_in_one_line_that_says_what_would_be_right(arguments, told, capsys):
+    assert told in mistake(arguments, capsys)
+
+
+@pytest.mark.parametrize("keep", ["cat", "cat=", "=0.3", "cat=some", "cat=nan", "cow=0.3", "cat=0", "cat=1.5", "0.3"])
+def test_nonsense_after_keep_is_told(keep, tmp_path, capsys):
+    assert f"--keep {keep.rstrip('0')}" in mistake(["prepare", "drawn", tmp_path / "x", "--keep", keep], capsys)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[data]\nsise = 9", "'data.sise' is not a field of a recipe: did you mean 'data.side'?"),
+        ("[data]\nstreams = 7", "must be a multiple of data.streams (7)"),
+        ("# Shopping\n- milk", "is not a recipe in TOML"),
+    ],
+)
+def test_a_mistake_in_a_recipe_names_the_file(text, told, tmp_path, capsys):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    line = mistake(["train", path], capsys)
+    assert line.startswith(f"{path}: ") and told in line
+
+
+def test_an_empty_bucket_and_a_broken_manifest_are_told(tmp_path, capsys):
+    for command in (["verify", tmp_path], ["train", QUICKSTART, "--data.uri", tmp_path]):
+        assert f"{tmp_path}: holds no data set: there is no manifest.json" in mistake(command, capsys)
+    (tmp_path / "manifest.json").write_text("{")
+    assert "is not a manifest" in mistake(["verify", tmp_path], capsys)
+
+
+def test_a_batch_that_does_not_fit_the_shards_is_told(data, tmp_path, capsys):
+    settings = ["--data.uri", data, "--run", tmp_path / "run", "--data.streams", "8"]
+    line = mistake(["train", QUICKSTART, *settings], capsys)
+    assert "data.streams = 8: must divide both the 4 train shards" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_not_finished_is_told(finished, tmp_path, capsys):
+    (tmp_path / "recipe.toml").write_bytes((finished / "recipe.toml").read_bytes())
+    for command in (["evaluate", tmp_path], ["predict", tmp_path, "x.jpg"]):
+        assert "run `catdog train` again to finish" in mistake(command, capsys)
+
+
+def test_a_data_set_is_not_written_over_unasked(data, photos, capsys):
+    assert "--overwrite" in mistake(["prepare", f"folder:{photos}", data], capsys)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_full_or_closed_disk_fails_in_one_line(number, monkeypatch, capsys):
+    def fail(*_: object) -> None:
+        raise OSError(number, "the disk says no", "some/file")
+
+    monkeypatch.setattr("catdog.data.verify.verify", fail)
+    assert cli.run(["verify", "x"]) == 1
+    assert capsys.readouterr().err == "catdog: failed: the disk says no: some/file\n"
+
+
+def test_options_stand_before_between_and_after_positionals(tmp_path):
+    places = [
+        ["prepare", "--side", "64", "--keep", "cat=0.3", "drawn", "x"],
+        ["prepare", "drawn", "--keep", "cat=0.3", "--side", "64", "x"],
+        ["prepare", "drawn", "x", "--side=64", "--keep=cat=0.3"],
+    ]
+    assert [cli.parse(words) for words in places] == [
+        cli.Prepare(source="drawn", data_uri="x", side=64, keep=("cat=0.3",))
+    ] * 3
+    settings = [["train", *("--data.side", "64"), "r.toml"], ["train", "r.toml", "--data.side=64"]]
+    for words in settings:
+        train = cli.parse(words)
+        assert isinstance(train, cli.Train)
+        assert (train.recipe, train.settings) == (Path("r.toml"), [("data.side", "64")])
+
+
+def test_keep_may_be_given_for_each_class():
+    both = cli.parse(["prepare", "--keep", "cat=0.3", "--keep", "dog=0.5", "drawn", "x"])
+    assert isinstance(both, cli.Prepare) and both.keep == ("cat=0.3", "dog=0.5") and both.source == "drawn"
+
+
+def test_a_negative_number_is_a_value_and_no_option(capsys):
+    assert "--seed -1: must be at least 0" in mistake(["prepare", "drawn", "x", "--seed", "-1"], capsys)
+    assert "run.seed = -1" in mistake(["train", QUICKSTART, "--run.seed", "-1"], capsys)
+
+
+def test_train_gets_the_recipe_with_its_last_overrides(data, tmp_path, monkeypatch, capsys):
+    from catdog.training import trainer
+
+    got: list[Recipe] = []
+    metrics = {"accuracy_interval": (0.5, 0.75), "accuracy": 0.625, "log_loss": 0.7, "examples": 8, "split": "test"}
+
+    def train(recipe: Recipe) -> trainer.Result:
+        got.append(recipe)
+        return trainer.Result(metrics, Path("somewhere/report.html"))
+
+    monkeypatch.setattr(trainer, "train", train)
+    words = ["train", QUICKSTART, "--run", str(tmp_path / "😀 run"), "--data.uri", str(data)]
+    words += ["--data.streams", "16", "--phases.0.epochs", "7", "--data.streams=4"]
+    assert cli.run(words) == 0
+    (recipe,) = got
+    assert recipe.run.uri == str(tmp_path / "😀 run")
+    assert (recipe.data.uri, recipe.data.streams, recipe.phases[0].epochs) == (str(data), 4, 7)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "test accuracy 0.6250 (95 % interval 0.5000 to 0.7500, 8 examples)",
+        "log loss 0.7000",
+        "report somewhere/report.html",
+    ]
+
+
+def test_prepare_thins_a_class_and_verify_finds_the_fault_that_comes_after(photos, tmp_path, capsys):
+    folder = tmp_path / "data"
+    command = ["prepare", f"folder:{photos}", str(folder), "--shards", "2", "--keep", "cat=0.5"]
+    assert cli.run(command) == 0
+    assert "train      24 examples (8 cat, 16 dog) in 2 shards" in capsys.readouterr().out
+    assert cli.run([*command, "--reuse"]) == 0
+    assert f"data set {folder} (was there already)" in capsys.readouterr().out
+    assert cli.run(["verify", str(folder)]) == 0
+    assert "no fault" in capsys.readouterr().out
+    shard = folder / "train-00001-of-00002.tfrecord"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert cli.run(["verify", str(folder)]) == 1
+    out, err = capsys.readouterr()
+    assert shard.name in out and "faults: " in out and err == ""
+
+
+def test_predict_prints_path_class_and_probability(finished, photos, capsys):
+    pictures = [photos / "cat" / "00.png", photos / "dog" / "01.png"]
+    assert cli.run(["predict", str(finished), *map(str, pictures)]) == 0
+    out, err = capsys.readouterr()
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert [row[:2] for row in rows] == [[str(pictures[0]), "cat"], [str(pictures[1]), "dog"]]
+    assert all(0.5 <= float(row[2]) <= 1 for row in rows) and err == ""
+
+
+def test_predict_goes_on_after_a_file_that_fails_and_then_exits_1(finished, photos, tmp_path, capsys):
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("not a picture")
+    words = ["predict", str(finished), str(bad), str(photos / "dog")]
+    assert cli.run(words) == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 20 and err.startswith(f"catdog: {bad}: ") and err.count("\n") == 1
+    assert cli.run([*words, "--json"]) == 1
+    out, err = capsys.readouterr()
+    first, *rest = [json.loads(line) for line in out.splitlines()]
+    assert first.keys() == {"path", "error"} and first["path"] == str(bad) and err == ""
+    assert len(rest) == 20 and all(row["class"] == "dog" and 0.5 <= row["probability"] <= 1 for row in rest)
+
+
+def test_a_picture_whose_name_starts_with_a_dash_comes_after_two_dashes(finished, tmp_path, monkeypatch, capsys):
+    draw(tmp_path / "-x.png", 1, bright=True)
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["predict", str(finished), "--", "-x.png"]) == 0
+    assert capsys.readouterr().out.startswith("-x.png\tdog\t")
+
+
+def test_evaluate_takes_the_data_of_the_run_or_other_data(finished, data, capsys):
+    for words in ([], ["--data", str(data)]):
+        assert cli.run(["evaluate", str(finished), "--split", "val", *words]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("val accuracy 1.0000 (95 % interval 0.")
+        assert f"written to {finished / 'evaluation' / 'val'}" in out
+    assert "/none/here: no such folder" in mistake(["evaluate", finished, "--data", "/none/here"], capsys)
+
+
+def test_a_reader_that_goes_away_leaves_no_traceback(finished, photos):
+    command = [sys.executable, "-m", "catdog", "predict", str(finished), *[str(photos)] * 40]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline().split("\t")[1] == "cat"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 1
+
+
+def test_help_is_quick_for_it_leaves_tensorflow_alone():
+    probe = (
+        "import sys; from catdog import cli\n"
+        "try: cli.run(['--help'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'tensorflow', 'keras', 'ray', 'matplotlib', 'sklearn'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 10  # under a second where nothing else runs
+    assert all(name in done.stdout for name in cli.COMMANDS) and done.stderr == ""
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["train", "--help"], ["train", "r.toml", "-h"]], ids=" ".join)
+def test_help_ends_with_0_on_stdout(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.run(words)
+    assert not caught.value.code
+    out, err = capsys.readouterr()
+    assert out.startswith("usage: catdog") and err == ""
+
+
+def test_help_of_train_lists_every_field_of_a_recipe_with_its_meaning(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["train", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    for line in to_toml(Recipe()).splitlines():
+        name = line.partition(" = ")[0]
+        assert line.startswith(("[", "]", "phases", " ")) or not name or f".{name} " in out
+    assert "--phases.0.learning_rate FLOAT Peak rate" in out and "--data.side INT Side in pixels" in out

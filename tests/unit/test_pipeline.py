@@ -1,0 +1,250 @@
+"""The pipeline: the order's examples, decoded and cropped, as batches that do not depend on how the work is shared."""
+
+import io
+import itertools
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from catdog.data.augment import CROP_AREA, CROP_ASPECT, CROP_X, CROP_Y, DRAWS, MIXUP, draws
+from catdog.data.order import Order, evaluation, rows
+from catdog.data.pipeline import Shards, _crop_window, _decode, decode_whole, evaluation_dataset, train_dataset
+from catdog.recipe import Augment, Data, Recipe
+
+SIDE, STREAMS, BATCH, SIZES = 32, 3, 6, (5, 5, 5, 5, 4, 4)
+
+
+def jpeg(image: np.ndarray, subsampling: int = -1) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "JPEG", quality=95, subsampling=subsampling)
+    return content.getvalue()
+
+
+def picture(index: int, height: int, width: int) -> np.ndarray:
+    """Smooth coloured noise with edges, uint8 [height, width, 3]."""
+    coarse = np.random.default_rng(index).integers(0, 256, (7, 9, 3), np.uint8)
+    image = np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    image[height // 3 : height // 2, width // 4 : width // 2] = (index * 37 % 256, 200, 30)
+    return image
+
+
+def example(encoded: bytes, label: int) -> bytes:
+    height, width = np.array(Image.open(io.BytesIO(encoded))).shape[:2]
+    values = {"image/height": height, "image/width": width, "image/class/label": label}
+    features = {name: tf.train.Feature(int64_list=tf.train.Int64List(value=[value])) for name, value in values.items()}
+    features["image/encoded"] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded]))
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory) -> list[Path]:
+    """Shards written by TensorFlow itself; example i has label i mod 2."""
+    folder, count = tmp_path_factory.mktemp("shards"), itertools.count()
+    result = [folder / f"train-{number}.tfrecord" for number in range(len(SIZES))]
+    for path, size in zip(result, SIZES, strict=True):
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for index in itertools.islice(count, size):
+                writer.write(example(jpeg(picture(index, 40 + index, 70 - index)), index % 2))
+    return result
+
+
+def recipe(**augment) -> Recipe:
+    return Recipe(data=Data(side=SIDE, global_batch=BATCH, streams=STREAMS), augment=Augment(**augment))
+
+
+def train(paths, start=0, stop=6, worker=0, workers=1, replicas=1, **augment) -> list[dict[str, np.ndarray]]:
+    order = Order(SIZES, STREAMS, BATCH, 0)
+    dataset = train_dataset(
+        order, paths, recipe(**augment), start=start, stop=stop, worker=worker, workers=workers, replicas=replicas
+    )
+    elements = list(dataset.as_numpy_iterator())
+    assert len(elements) == dataset.cardinality() == (stop - start) * replicas
+    return elements
+
+
+class Noted(list):
+    """A list that notes which of its items were asked for."""
+
+    def __init__(self, items):
+        super().__init__(items)
+        self.read: set[int] = set()
+
+    def __getitem__(self, index):
+        self.read.add(index)
+        return super().__getitem__(index)
+
+
+def by_row(elements: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The real rows of one step's elements, in the order of the global batch."""
+    whole = {name: np.concatenate([element[name] for element in elements]) for name in elements[0]}
+    at = np.argsort(whole["row"])[(whole["weight"] == 0).sum() :]
+    return {name: values[at] for name, values in whole.items()}
+
+
+def test_elements_hold_the_orders_examples_their_labels_and_draws(paths):
+    order = Order(SIZES, STREAMS, BATCH, 0)
+    (share,) = rows(STREAMS, BATCH, 0, 1, 1)
+    for step, element in enumerate(train(paths)):
+        batch = order.batch(step)
+        assert {name: (value.dtype.name, value.shape) for name, value in element.items()} == {
+            "image": ("uint8", (BATCH, SIDE, SIDE, 3)),
+            "label": ("float32", (BATCH,)),
+            "weight": ("float32", (BATCH,)),
+            "row": ("int32", (BATCH,)),
+            "example": ("int64", (BATCH,)),
+            "draws": ("float32", (BATCH, DRAWS)),
+        }
+        assert (element["row"] == share).all() and (element["weight"] == 1).all()
+        assert (element["example"] == batch.example[share]).all()
+        assert (element["label"] == element["example"] % 2).all()
+        assert (element["draws"] == draws(0, batch.epoch, element["example"])).all()
+
+
+def test_without_cropping_a_row_is_its_whole_picture(paths):
+    for element in train(paths, stop=2, min_area=1.0):
+        for index, image in zip(element["example"], element["image"], strict=True):
+            content = jpeg(picture(int(index), 40 + int(index), 70 - int(index)))
+            assert (image == decode_whole(tf.constant(content), SIDE).numpy()).all()
+
+
+def test_starting_at_a_step_gives_what_running_to_it_gave(paths):
+    whole = train(paths, 0, 9)
+    for start in (1, 4, 8):
+        for ran, resumed in zip(whole[start:], train(paths, start, 9), strict=True):
+            assert all((ran[name] == resumed[name]).all() for name in ran)
+
+
+@pytest.mark.parametrize(("workers", "replicas"), [(2, 1), (1, 2), (3, 1), (1, 3)])
+def test_any_number_of_workers_and_replicas_computes_the_same_rows(paths, workers, replicas):
+    alone = [by_row([element]) for element in train(paths, mixup=0.4)]
+    shares = [train(paths, 0, 6, w, workers, replicas, mixup=0.4) for w in range(workers)]
+    for step, whole in enumerate(alone):
+        at = slice(step * replicas, (step + 1) * replicas)
+        together = by_row([element for share in shares for element in share[at]])
+        assert all((together[name] == whole[name]).all() for name in whole)
+
+
+def test_padding_is_a_black_picture_of_weight_0_in_whole_streams(paths):
+    elements = train(paths, worker=1, workers=2)
+    for element in elements:
+        real = element["weight"] == 1
+        assert real.tolist() == [True, True, False, False]
+        assert (element["row"][~real] == -1).all() and (element["example"][~real] == -1).all()
+        assert not element["image"][~real].any() and element["image"][real].any()
+    sums = [sum(e["weight"].sum() for e in train(paths, worker=w, workers=2)) for w in range(2)]
+    assert sum(sums) == 6 * BATCH
+
+
+def test_a_worker_reads_its_own_shards_only_and_none_before_it_needs_them(paths):
+    for worker in range(2):
+        noted = Noted(paths)
+        train(noted, worker=worker, workers=2)
+        assert noted.read and {shard % STREAMS % 2 for shard in noted.read} == {worker}
+    noted, order = Noted(paths), Order(SIZES, STREAMS, BATCH, 0)
+    train(noted, start=5, stop=6)
+    assert noted.read == set(order.batch(5).shard.tolist()) and len(noted.read) == STREAMS
+
+
+def test_many_shards_leave_no_file_open(paths):
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else pytest.skip("no /proc")
+    shards = Shards(paths)
+    assert all(shards.read(shard, 3) for shard in range(len(SIZES)))
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_records_are_those_that_tensorflow_reads(paths):
+    for shard, path in enumerate(paths):
+        for record, payload in enumerate(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()):
+            assert Shards(paths).read(shard, record) == payload
+
+
+def test_mixup_gives_a_row_shares_of_the_beta_distribution_and_the_other_draws_alone(paths):
+    plain, mixed = train(paths), train(paths, mixup=0.3)
+    for without, with_mixup in zip(plain, mixed, strict=True):
+        others = [column for column in range(DRAWS) if column != MIXUP]
+        assert (without["draws"][:, others] == with_mixup["draws"][:, others]).all()
+    shares = np.concatenate([element["draws"][:, MIXUP] for element in train(paths, 0, 80, mixup=0.3)])
+    # Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1)).
+    assert abs(shares.mean() - 0.5) < 0.08 and abs(shares.var() - 0.25 / 1.6) < 0.03
+
+
+@pytest.mark.parametrize(("workers", "replicas", "batch"), [(1, 1, 5), (2, 1, 5), (1, 2, 7), (4, 2, 8), (8, 1, 30)])
+def test_evaluation_gives_each_picture_once_whole_with_its_label(paths, workers, replicas, batch):
+    seen: dict[int, int] = {}
+    for worker in range(workers):
+        dataset = evaluation_dataset(SIZES, paths, SIDE, batch, worker=worker, workers=workers, replicas=replicas)
+        table = evaluation(SIZES, batch, worker, workers, replicas)
+        elements = list(dataset.as_numpy_iterator())
+        assert [e["example"].tolist() for e in elements] == table.reshape(-1, table.shape[2]).tolist()
+        for element in elements:
+            real = element["weight"] == 1
+            assert (real == (element["example"] >= 0)).all()
+            assert (element["label"][real] == element["example"][real] % 2).all()
+            for index, image in zip(element["example"][real].tolist(), element["image"][real], strict=True):
+                seen[index] = seen.get(index, 0) + 1
+                content = jpeg(picture(index, 40 + index, 70 - index))
+                assert (image == decode_whole(tf.constant(content), SIDE).numpy()).all()
+    assert seen == dict.fromkeys(range(sum(SIZES)), 1)
+
+
+def test_crops_keep_the_drawn_part_of_the_area_and_lie_inside():
+    numbers = np.random.default_rng(0).random((2000, DRAWS), np.float32)
+    height, width, smallest = 300, 450, 0.3
+    windows = tf.data.Dataset.from_tensor_slices(numbers).map(lambda n: _crop_window(height, width, n, smallest))
+    top, left, tall, wide = np.array(list(windows.as_numpy_iterator())).T
+    assert (top >= 0).all() and (left >= 0).all() and (top + tall <= height).all() and (left + wide <= width).all()
+    area = tall * wide / (height * width)
+    assert np.abs(area - (smallest + (1 - smallest) * numbers[:, CROP_AREA])).max() < 0.01
+    aspect = np.log((wide / tall) / (width / height))
+    assert np.abs(aspect).max() < np.log(4 / 3) + 0.02 and np.abs(aspect).max() > 0.25 and abs(aspect.mean()) < 0.02
+    # The place is uniform over all places, the edges too.
+    place = (left / np.maximum(width - wide, 1))[width - wide > 20]
+    assert abs(place.mean() - 0.5) < 0.03 and place.min() == 0 and place.max() == 1
+    assert np.corrcoef(numbers[:, CROP_ASPECT], aspect)[0, 1] > 0.8
+    assert np.corrcoef(numbers[:, CROP_X], left)[0, 1] > 0.5 and np.corrcoef(numbers[:, CROP_Y], top)[0, 1] > 0.5
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 500), (33, 32)])
+def test_crops_of_odd_pictures_are_at_least_a_pixel(height, width):
+    for value in (0.0, 0.5, np.float32(1 - 2**-24)):
+        numbers = tf.fill([DRAWS], tf.cast(value, tf.float32))
+        top, left, tall, wide = _crop_window(height, width, numbers, 0.01).numpy()
+        assert tall >= 1 and wide >= 1 and 0 <= top <= height - tall and 0 <= left <= width - wide
+
+
+def weights(old: int, new: int) -> np.ndarray:
+    """How much of each old pixel goes into each new one: by the area they share, or linearly where `new` is more."""
+    scale = old / new
+    if scale > 1:
+        edges = np.arange(new)[:, None] * scale
+        return np.clip(np.minimum(edges + scale, np.arange(old) + 1) - np.maximum(edges, np.arange(old)), 0, 1) / scale
+    at = np.clip((np.arange(new)[:, None] + 0.5) * scale - 0.5, 0, old - 1)
+    return np.clip(1 - np.abs(at - np.arange(old)), 0, 1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 341), (32, 32), (20, 26), (20, 90), (300, 30)])
+def test_a_window_is_averaged_where_it_shrinks_and_interpolated_where_it_grows(height, width):
+    content = jpeg(picture(5, height, width), subsampling=0)
+    top, left, tall, wide = height // 10, width // 8, height * 3 // 4, width * 3 // 4
+    pixels = np.array(Image.open(io.BytesIO(content)), float)[top : top + tall, left : left + wide]
+    wanted = np.einsum("yh,xw,hwc->yxc", weights(tall, SIDE), weights(wide, SIDE), pixels)
+    got = _decode(tf.constant(content), tf.constant([top, left, tall, wide]), SIDE).numpy()
+    assert np.abs(got - wanted).max() < 0.51
+
+
+def test_shrinking_does_not_alias():
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255
+    grey = decode_whole(tf.constant(jpeg(stripes)), SIDE).numpy()
+    assert np.abs(grey.astype(int) - 127).max() <= 3
+
+
+def test_a_broken_shard_is_an_error_that_names_the_file(paths, tmp_path):
+    cut = tmp_path / "cut.tfrecord"
+    cut.write_bytes(paths[0].read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"cut\.tfrecord"):
+        Shards([cut]).read(0, 0)

@@ -1,0 +1,295 @@
+"""What a recipe takes, what it refuses and how it says so."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catdog.errors import CallerError
+from catdog.recipe import (
+    BACKBONES,
+    Augment,
+    Checkpoint,
+    Data,
+    Loss,
+    Model,
+    Optimizer,
+    Phase,
+    Recipe,
+    Run,
+    differences,
+    load,
+    override,
+    to_toml,
+)
+
+NAMED = sorted((Path(__file__).parents[2] / "job" / "recipes").glob("*.toml"))
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+parts = st.floats(0, 1, exclude_max=True)
+positive = st.floats(1e-12, 1e6)
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    streams, rows = draw(st.integers(1, 64)), draw(st.integers(1, 8))
+    weights = draw(st.sampled_from(["imagenet", "none", "some file.weights.h5"]))
+    phase = st.builds(
+        Phase,
+        name=texts.filter(bool),
+        epochs=st.integers(1, 500),
+        learning_rate=positive,
+        warmup=parts,
+        unfreeze=st.just("all") if weights == "none" else st.sampled_from(["none", "all"]) | st.integers(1, 20),
+    )
+    return Recipe(
+        data=Data(draw(texts), draw(st.integers(32, 1024)), streams * rows, streams),
+        augment=draw(
+            st.builds(
+                Augment,
+                min_area=st.floats(0.01, 1),
+                rotation=st.floats(0, 180),
+                brightness=parts,
+                mixup=positive if rows > 1 else st.just(0.0),
+            )
+        ),
+        model=Model(draw(st.sampled_from(BACKBONES)), weights, draw(st.integers(1, 4096)), draw(parts)),
+        optimizer=draw(
+            st.builds(Optimizer, name=st.just("adamw"), weight_decay=positive, ema=parts, accumulate=st.integers(1, 9))
+        ),
+        loss=draw(st.builds(Loss, balance=st.sampled_from(["none", "focal", "oversample"]), label_smoothing=parts)),
+        phases=tuple(draw(st.lists(phase, min_size=1, max_size=4, unique_by=lambda p: p.name))),
+        checkpoint=draw(st.builds(Checkpoint, every_steps=st.integers(0, 10**9), every_seconds=positive)),
+        run=draw(st.builds(Run, uri=texts, strategy=st.sampled_from(["auto", "cpu:1", "cpu:16"]))),
+    )
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@given(recipe=recipes())
+def test_what_is_written_is_read_back_equal(tmp_path_factory, recipe):
+    assert load(write(tmp_path_factory.mktemp("recipe"), to_toml(recipe))) == recipe
+
+
+def test_every_setting_is_written_the_defaults_too():
+    lines = to_toml(Recipe())
+    for section in dataclasses.fields(Recipe):
+        kind = Phase if section.name == "phases" else type(getattr(Recipe(), section.name))
+        for field in dataclasses.fields(kind):
+            assert f"{field.name} = " in lines
+
+
+@pytest.mark.parametrize("path", NAMED, ids=lambda path: path.stem)
+def test_named_recipes_load(path):
+    recipe = load(path)
+    assert [phase.unfreeze == "none" for phase in recipe.phases] == [True, False]
+
+
+def test_the_recipes_that_the_readme_names_are_there():
+    assert {"quickstart", "cats_vs_dogs"} <= {path.stem for path in NAMED}
+
+
+BAD_VALUES = [
+    ("data.side", "31", "from 32 to 1024"),
+    ("data.side", "1025", "from 32 to 1024"),
+    ("data.side", "96.0", "a whole number"),
+    ("data.side", "true", "a whole number"),
+    ("data.streams", "0", "at least 1"),
+    ("data.streams", "7", "a multiple of data.streams (7)"),
+    ("data.global_batch", "0", "at least 1"),
+    ("data.global_batch", "65", "a multiple of data.streams (16)"),
+    ("augment.min_area", "0", "above 0 and at most 1"),
+    ("augment.flip", "1", "true or false"),
+    ("augment.flip", "yes", "true or false"),
+    ("augment.rotation", "181", "from 0 to 180"),
+    ("augment.brightness", "1", "below 1"),
+    ("augment.contrast", "-0.1", "at least 0"),
+    ("augment.saturation", "nan", "finite"),
+    ("augment.mixup", "-1", "at least 0"),
+    ("augment.mixup", "inf", "finite"),
+    ("model.backbone", "EfficientNetB9", "EfficientNetB0"),
+    ("model.backbone", "EfficientNetB3", "only EfficientNetB0 is bundled"),
+    ("model.weights", "", "'imagenet', 'bundled', 'none' or a file's path"),
+    ("model.weights", "none", "'all' when model.weights = 'none'"),
+    ("model.units", "0", "at least 1"),
+    ("model.dropout", "1", "below 1"),
+    ("optimizer.name", "adamm", "one of 'adam', 'adamw' (did you mean 'adam"),
+    ("optimizer.name", "3", "one of 'adam', 'adamw'"),
+    ("optimizer.weight_decay", "0.1", "choose optimizer.name = 'adamw'"),
+    ("optimizer.clip_norm", "-1", "at least 0"),
+    ("optimizer.accumulate", "0", "at least 1"),
+    ("optimizer.ema", "1", "below 1"),
+    ("loss.balance", "ovrsample", "did you mean 'oversample'?"),
+    ("loss.focal_gamma", "-1", "at least 0"),
+    ("loss.label_smoothing", "1.0", "below 1"),
+    ("phases.0.name", "", "a name"),
+    ("phases.0.name", "finetune", "phases of different names"),
+    ("phases.0.epochs", "0", "at least 1"),
+    ("phases.0.epochs", "three", "a whole number"),
+    ("phases.1.learning_rate", "0", "above 0"),
+    ("phases.1.learning_rate", "1e-3x", "a number"),
+    ("phases.0.warmup", "1", "below 1"),
+    ("phases.0.unfreeze", "0", "a number of blocks of at least 1"),
+    ("phases.0.unfreeze", "most", "'none', 'all'"),
+    ("phases.0.unfreeze", "1.5", "text in quotes or a whole number"),
+    ("checkpoint.every_steps", "-1", "at least 0"),
+    ("checkpoint.every_seconds", "-1", "at least 0"),
+    ("checkpoint.keep", "0", "at least 1"),
+    ("run.seed", "-1", "from 0 to 2147483647"),
+    ("run.seed", "2147483648", "from 0 to 2147483647"),
+    ("run.strategy", "gpu:2", "'auto' or 'cpu:N'"),
+    ("run.strategy", "cpu:0", "'auto' or 'cpu:N'"),
+    ("run.precision", "float16", "one of 'auto', 'float32'"),
+    ("run.log_every", "0", "at least 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "allowed"), BAD_VALUES, ids=[f"{n}={t}" for n, t, _ in BAD_VALUES])
+def test_a_bad_value_is_refused_in_one_line_that_tells_what_is_allowed(name, text, allowed):
+    with pytest.raises(CallerError) as caught:
+        override(Recipe(), [(name, text)])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert allowed in message
+    assert name.rpartition(".")[2] in message or "global_batch" in message or "weights" in message
+    value = text.lower().removesuffix(".0")
+    assert value in message.lower()
+
+
+def test_each_field_has_a_value_that_is_refused():
+    sections = [field.name for field in dataclasses.fields(Recipe) if field.name != "phases"]
+    names = {f"{s}.{field.name}" for s in sections for field in dataclasses.fields(getattr(Recipe(), s))}
+    names |= {f"phases.{field.name}" for field in dataclasses.fields(Phase)}
+    tried = {name.replace(".0.", ".").replace(".1.", ".") for name, _, _ in BAD_VALUES}
+    assert names - tried == {"data.uri", "run.uri", "run.deterministic"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[data]\nsid = 96", r"'data\.sid'.*did you mean 'data\.side'"),
+        ("[dat]\nside = 96", r"'dat'.*did you mean 'data'"),
+        ("[[phases]]\nepoch = 1", r"'phases\.0\.epoch'.*did you mean 'phases\.0\.epochs'"),
+        ("[qqqq]", r"'qqqq'.*there are data, augment"),
+        ("data = 3", r"data = 3: must be a table"),
+        ("phases = []", r"phases = \[\]: must be at least one"),
+        ("[phases]\nepochs = 1", r"phases = .*must be a list of tables, \[\[phases\]\]"),
+        ("phases = [3]", r"phases\.0 = 3: must be a table"),
+        ('[data]\nside = "96"', r"data\.side = '96': must be a whole number"),
+        ("[data]\nuri = 3", r"data\.uri = 3: must be text in quotes"),
+        ("[data]\nuri = [1]", r"data\.uri = \[1\]: must be text in quotes"),
+        ("side = 3 4\n", "is not a recipe in TOML.*line 1"),
+        ("[data]\nside = 96\nside = 97\n", "is not a recipe in TOML.*line 3"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named_in_one_line(tmp_path, text, told):
+    path = write(tmp_path, text)
+    with pytest.raises(CallerError, match=told) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_named_in_one_line(tmp_path):
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xd8\xff\x00")
+    missing = tmp_path / "missing.toml"
+    for path, told in [
+        (missing, "there is no such recipe"),
+        (tmp_path, "cannot be read"),
+        (binary / "inside.toml", "cannot be read"),
+        (binary, "is not a recipe in TOML"),
+    ]:
+        with pytest.raises(CallerError, match=told) as caught:
+            load(path)
+        assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("data.side", "224", 224),
+        ("data.uri", "bucket/my data", "bucket/my data"),
+        ("data.uri", "'quoted'", "quoted"),
+        ("data.uri", "2024", "2024"),
+        ("data.uri", "true", "true"),
+        ("data.uri", "😀/ü", "😀/ü"),
+        ("augment.flip", "false", False),
+        ("augment.flip", "False", False),
+        ("augment.rotation", "5", 5.0),
+        ("phases.0.learning_rate", "1e-4", 1e-4),
+        ("phases.1.unfreeze", "3", 3),
+        ("phases.1.unfreeze", "all", "all"),
+        ("run.precision", "mixed_bfloat16", "mixed_bfloat16"),
+    ],
+)
+def test_an_override_has_the_type_of_its_field_and_changes_nothing_else(name, text, value):
+    changed = override(Recipe(), [(name, text)])
+    here: object = changed
+    for part in name.split("."):
+        here = here[int(part)] if isinstance(here, tuple) else getattr(here, part)
+    assert here == value and type(here) is type(value)
+    assert all(line.startswith(f"{name}: ") for line in differences(Recipe(), changed))
+    assert override(changed, [(name, _as_text(Recipe(), name))]) == Recipe()
+
+
+def _as_text(recipe: Recipe, name: str) -> str:
+    here: object = recipe
+    for part in name.split("."):
+        here = here[int(part)] if isinstance(here, tuple) else getattr(here, part)
+    return str(here)
+
+
+def test_fields_that_depend_on_each_other_change_together():
+    changed = override(Recipe(), [("data.streams", "7"), ("data.global_batch", "14")])
+    assert (changed.data.streams, changed.data.global_batch) == (7, 14)
+    swapped = override(Recipe(), [("phases.0.name", "finetune"), ("phases.1.name", "frozen")])
+    assert [phase.name for phase in swapped.phases] == ["finetune", "frozen"]
+
+
+def test_the_last_of_two_overrides_of_a_field_wins():
+    assert override(Recipe(), [("data.side", "64"), ("data.side", "128")]).data.side == 128
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("data.sise", "did you mean 'data.side'"),
+        ("data.global-batch", "did you mean 'data.global_batch'"),
+        ("side", "did you mean 'data.side'"),
+        ("data.side.pixels", "is not a field"),
+        ("data", "is not a field"),
+        ("phases", "is not a field"),
+        ("phases.0", "is not a field"),
+        ("phases.0.epoch", "did you mean 'phases.0.epochs'"),
+        ("phases.2.epochs", "has phases.0, phases.1"),
+        ("phases.-1.epochs", "has phases.0, phases.1"),
+        ("phases.².epochs", "has phases.0, phases.1"),
+        ("phases.frozen.epochs", "has phases.0, phases.1"),
+        ("", "is not a field"),
+    ],
+)
+def test_an_override_of_what_is_no_field_is_refused(name, told):
+    with pytest.raises(CallerError) as caught:
+        override(Recipe(), [(name, "1")])
+    assert repr(name) in str(caught.value) and told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_may_go_on_in_another_place_but_not_with_another_computation():
+    free = [("data.uri", "x"), ("run.uri", "y"), ("run.strategy", "cpu:2"), ("run.log_every", "3")]
+    free += [("checkpoint.keep", "9"), ("checkpoint.every_steps", "5"), ("checkpoint.every_seconds", "0")]
+    moved = override(Recipe(), free)
+    assert moved != Recipe() and differences(Recipe(), moved) == []
+    other = override(moved, [("run.seed", "1"), ("phases.1.epochs", "4"), ("data.side", "64")])
+    assert differences(Recipe(), other) == ["data.side: 96 → 64", "phases.1.epochs: 1 → 4", "run.seed: 0 → 1"]
+
+
+def test_a_phase_more_is_a_difference():
+    more = dataclasses.replace(Recipe(), phases=(*Recipe().phases, Phase("last", unfreeze="all")))
+    assert any(line.startswith("phases.2.name: ") for line in differences(Recipe(), more))

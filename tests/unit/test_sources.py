@@ -1,0 +1,186 @@
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+from pictures import class_folders, encoded, picture, write
+
+from catdog.data import sources
+from catdog.data.sources import Item, class_of, open_source
+from catdog.errors import CallerError
+
+
+def items(source: str) -> dict[str, Item]:
+    opened = open_source(source, seed=0)
+    found = list(opened.items)
+    assert len(found) == opened.count
+    assert len({item.name for item in found}) == len(found)
+    for item in found:
+        item.name.encode()
+    return {item.name: item for item in found}
+
+
+def labels(source: str) -> dict[str, int | None]:
+    return {name: item.label for name, item in items(source).items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("cat/1.jpg", 0),
+        ("dog/1.jpg", 1),
+        ("PetImages/Cat/0.jpg", 0),
+        ("train/DOGS/deep/er/x.png", 1),
+        ("cat.123.jpg", 0),
+        ("train/dog.9.jpg", 1),
+        ("dog_7.jpg", 1),
+        ("Cat-7.JPG", 0),
+        ("cat/dog.1.jpg", 0),
+        ("cats/dog/x.jpg", 1),
+        ("dogs_vs_cats/1.jpg", None),
+        ("category.1.jpg", None),
+        ("catalogue/1.jpg", None),
+        ("bird/1.jpg", None),
+        ("1.jpg", None),
+    ],
+)
+def test_the_nearest_folder_or_else_the_files_name_tells_the_class(name: str, label: int | None) -> None:
+    assert class_of(name) == label
+
+
+def test_class_folders_may_be_nested(tmp_path: Path) -> None:
+    for name in ("cat/a/b/1.jpg", "x/y/Dogs/2.png", "dog/3.jpg"):
+        write(tmp_path / name, b"content of " + name.encode())
+    assert labels(f"folder:{tmp_path}") == {"cat/a/b/1.jpg": 0, "x/y/Dogs/2.png": 1, "dog/3.jpg": 1}
+    content = items(f"folder:{tmp_path}")["dog/3.jpg"].content
+    assert content is not None and content.read() == b"content of dog/3.jpg"
+
+
+def test_kaggles_flat_names_are_taken(tmp_path: Path) -> None:
+    for name in ("cat.0.jpg", "dog.0.jpg", "readme.txt"):
+        write(tmp_path / name, b"x")
+    assert labels(f"folder:{tmp_path}") == {"cat.0.jpg": 0, "dog.0.jpg": 1, "readme.txt": None}
+
+
+def test_what_belongs_to_the_system_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    for name in ("cat/Thumbs.db", "cat/.DS_Store", "__MACOSX/cat/._1.jpg", ".git/cat/1.jpg", "cat/1.jpg"):
+        write(tmp_path / name, b"x")
+    found = items(f"folder:{tmp_path}")
+    assert [name for name, item in found.items() if item.label is not None] == ["cat/1.jpg"]
+    assert all("system" in item.reason for item in found.values() if item.label is None)
+
+
+def test_a_file_of_absurd_size_is_left_out_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_BYTES", 10)
+    write(tmp_path / "cat/1.jpg", b"x" * 11)
+    write(tmp_path / "cat/2.jpg", b"x" * 10)
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+        archive.writestr("cat/1.jpg", b"x" * 11)
+    found = items(f"folder:{tmp_path}")
+    assert found["cat/1.jpg"].label is None and "more than the 10 allowed" in found["cat/1.jpg"].reason
+    assert found["cat/2.jpg"].label == 0
+    assert items(f"folder:{tmp_path / 'some.zip'}")["cat/1.jpg"].label is None
+
+
+def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
+    elsewhere = class_folders(tmp_path / "elsewhere", 2, 0)
+    root = tmp_path / "root"
+    write(root / "dog/1.jpg", b"x")
+    (root / "cat").symlink_to(elsewhere / "cat")
+    for number in range(8):  # entered again and again these would be 8**40 folders
+        (root / "dog" / f"loop{number}").symlink_to(root)
+    (root / "dog/again").symlink_to(root / "dog")
+    assert labels(f"folder:{root}") == {"cat/0.jpg": 0, "cat/1.jpg": 0, "dog/1.jpg": 1}
+
+
+def test_a_link_does_not_take_the_place_of_the_folder_that_names_the_class(tmp_path: Path) -> None:
+    write(tmp_path / "cat/1.jpg", b"x")
+    (tmp_path / "a_link").symlink_to(tmp_path / "cat")
+    assert labels(f"folder:{tmp_path}") == {"cat/1.jpg": 0}
+
+
+def test_links_to_nothing_and_pipes_are_left_out_with_their_reason(tmp_path: Path) -> None:
+    write(tmp_path / "cat/1.jpg", b"x")
+    (tmp_path / "cat/2.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "cat/3.jpg").symlink_to(tmp_path / "cat/3.jpg")
+    os.mkfifo(tmp_path / "cat/4.jpg")
+    found = items(f"folder:{tmp_path}")
+    assert [found[f"cat/{i}.jpg"].label for i in (1, 2, 3, 4)] == [0, None, None, None]
+    assert "No such file" in found["cat/2.jpg"].reason
+    assert "regular" in found["cat/4.jpg"].reason
+
+
+def test_names_in_any_encoding_are_taken(tmp_path: Path) -> None:
+    names = [b"gr\xc3\xb6\xc3\x9fer \xe7\x8c\xab.jpg", b"latin-\xe9.jpg", b"new\nline.jpg", b'quote".jpg']
+    (tmp_path / "cat").mkdir()
+    try:
+        for name in names:
+            with open(os.fsencode(tmp_path / "cat") + b"/" + name, "wb") as file:
+                file.write(name)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    found = items(f"folder:{tmp_path}")
+    assert set(found) == {"cat/größer 猫.jpg", "cat/latin-\\xe9.jpg", "cat/new\nline.jpg", 'cat/quote".jpg'}
+    assert sorted(item.content.read() for item in found.values() if item.content) == sorted(names)
+
+
+def test_the_folder_of_a_class_itself_is_told_apart_by_its_names_only(tmp_path: Path) -> None:
+    write(tmp_path / "cat/1.jpg", b"x")
+    assert labels(f"folder:{tmp_path / 'cat'}") == {"1.jpg": None}
+
+
+def test_microsofts_zip_is_taken_as_it_is(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "kagglecatsanddogs.zip", "w") as archive:
+        archive.writestr("PetImages/", b"")
+        archive.writestr("PetImages/Cat/0.jpg", b"a cat")
+        archive.writestr("PetImages/Cat/Thumbs.db", b"x")
+        archive.writestr("PetImages\\Dog\\1.jpg", b"a dog")
+        archive.writestr("readme[1].txt", b"x")
+    found = items(f"folder:{tmp_path / 'kagglecatsanddogs.zip'}")
+    assert {name: item.label for name, item in found.items()} == {
+        "PetImages/Cat/0.jpg": 0,
+        "PetImages/Cat/Thumbs.db": None,
+        "PetImages/Dog/1.jpg": 1,
+        "readme[1].txt": None,
+    }
+    assert [item.content.read() for item in found.values() if item.content] == [b"a cat", b"a dog"]
+
+
+def test_a_name_in_a_zip_leads_nowhere_on_the_disk(tmp_path: Path) -> None:
+    write(tmp_path / "cat/secret.jpg", b"secret")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("../cat/secret.jpg", b"from the archive")
+    (item,) = items(f"folder:{tmp_path / 'a.zip'}").values()
+    assert item.content is None or item.content.read() == b"from the archive"
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("folder:{}/nowhere", "no such folder"),
+        ("folder:{}/text.zip", "zip"),
+        ("folder:{}/cut.zip", "zip"),
+        ("folder:", "not a source"),
+        ("folders:{}", "not a source"),
+        ("tfds:mnist", "not a source"),
+        ("", "not a source"),
+    ],
+)
+def test_what_is_no_source_is_told_in_one_line(tmp_path: Path, source: str, told: str) -> None:
+    write(tmp_path / "text.zip", b"this is text")
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w") as archive:
+        archive.writestr("cat/1.jpg", encoded(picture(1)))
+    write(tmp_path / "cut.zip", (tmp_path / "whole.zip").read_bytes()[:-30])
+    with pytest.raises(CallerError, match=told) as caught:
+        open_source(source.format(tmp_path), seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_half_of_the_drawn_sample_is_cats_and_the_seed_decides_what_is_drawn() -> None:
+    opened = open_source("drawn", seed=3)
+    first = list(opened.items)
+    assert opened.count == len(first)
+    assert sum(item.label or 0 for item in first) * 2 == len(first)
+    contents = [next(open_source("drawn", seed).items).content for seed in (3, 3, 4)]
+    pictures = [content.read() for content in contents if content]
+    assert pictures[0] == pictures[1] != pictures[2]
