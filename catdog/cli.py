@@ -4,13 +4,14 @@ import contextlib
 import difflib
 import errno
 import io
+import itertools
 import json
 import math
 import os
 import re
 import sys
 import typing
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -296,11 +297,15 @@ def _has_default(option: Any) -> bool:
 
 
 def _message(name: str, box: str) -> str:
-    """What the parser complains of in its frame, as one line."""
-    lines = [line.strip("│").rstrip() for line in box.partition("│ ───")[0].splitlines() if line.startswith("│")]
-    text = " ".join(" ".join(lines).split())
+    """What the parser complains of in its frame, which it draws with or without Unicode, as one line."""
+    lines = [line.strip("│").rstrip() for line in box.splitlines()]
+    title = next((number for number, line in enumerate(lines) if re.search(r"\w", line)), 0)
+    inside = itertools.dropwhile(lambda line: not re.search(r"\w", line), lines[title + 1 :])
+    body = list(itertools.takewhile(lambda line: not re.fullmatch(r"\s*[-─╰╯]+", line), inside))
+    text = " ".join(" ".join(body).split())
     if text.startswith("Missing from"):
-        lacking = [line.strip() for line in lines if re.match(r" {5}\S", line)]
+        deeper = f" {{{body[0].index('M') + 4}}}"  # where a missing argument's name stands; its meaning is deeper still
+        lacking = [line.strip() for line in body if re.match(rf"{deeper}\S", line)]
         meaning = text.partition(lacking[0])[2].removesuffix("(required)").strip(" .")
         return f"{name} lacks {' and '.join(lacking)}{f': {meaning}' if len(lacking) == 1 else ''}; see catdog {name} --help"
     if match := re.match(r"Missing value for argument '(.+?)'", text):

@@ -197,6 +197,8 @@ def _tfds(name: str) -> Opened:
     try:
         builder = tfds.builder(name, file_format="tfrecord")
         builder.download_and_prepare()
+    except ImportError:  # a broken installation
+        raise
     except Exception as error:  # a download fails in too many ways to name
         reason = " ".join(str(error).split())[:200]
         raise CallerError(

@@ -48,6 +48,9 @@ def train(recipe: Recipe) -> Result:
         raise CallerError("run.uri is empty: name the run's folder with --run")
     run, data = Bucket(recipe.run.uri), Bucket(recipe.data.uri)
     manifest = load_manifest(data)
+    for split, use in (("val", "choose the best weights by"), ("test", "evaluate on")):
+        if not manifest.split(split):
+            raise CallerError(f"{data.uri}: has no {split} split to {use}; prepare it with --{split} above 0")
     order = _order(recipe, manifest)
     strategy = make_strategy(recipe.run.strategy)
     if recipe.run.deterministic:

@@ -1,6 +1,11 @@
 """Small pictures for the tests of the data set: each index another, encoded in any format."""
 
+import contextlib
 import io
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,3 +38,18 @@ def class_folders(root: Path, cats: int, dogs: int) -> Path:
         for index in range(count):
             write(root / name / f"{index}.jpg", encoded(picture(first + index)))
     return root
+
+
+@contextlib.contextmanager
+def thread_pool() -> Iterator[Executor]:
+    """In the place of a pool of processes, whose start takes longer than the work on a few pictures."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+class Deadly:
+    """The content of a picture that ends the process that reads it, as the kernel does when memory runs out."""
+
+    def read(self) -> bytes:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -122,6 +123,19 @@ def mistake(arguments: list[str | Path], capsys: pytest.CaptureFixture[str]) -> 
 )
 def test_a_mistake_is_told_in_one_line_that_says_what_would_be_right(arguments, told, capsys):
     assert told in mistake(arguments, capsys)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_message_does_not_depend_on_what_the_terminal_can_show(encoding):
+    done = subprocess.run(
+        [sys.executable, "-m", "catdog", "prepare", "drawn"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )
+    assert done.returncode == 2
+    told = "catdog: error: prepare lacks DATA_URI: Folder to write the data set to; see catdog prepare --help\n"
+    assert done.stderr == told
 
 
 @pytest.mark.parametrize("keep", ["cat", "cat=", "=0.3", "cat=some", "cat=nan", "cow=0.3", "cat=0", "cat=1.5", "0.3"])
@@ -245,7 +259,7 @@ def test_prepare_thins_a_class_and_verify_finds_the_fault_that_comes_after(photo
     shard.write_bytes(content)
     assert cli.run(["verify", str(folder)]) == 1
     out, err = capsys.readouterr()
-    assert shard.name in out and "faults: " in out and err == ""
+    assert shard.name in out and "2 faults" in out and err == ""
 
 
 def test_predict_prints_path_class_and_probability(finished, photos, capsys):
@@ -287,11 +301,23 @@ def test_evaluate_takes_the_data_of_the_run_or_other_data(finished, data, capsys
     assert "/none/here: no such folder" in mistake(["evaluate", finished, "--data", "/none/here"], capsys)
 
 
-def test_a_reader_that_goes_away_leaves_no_traceback(finished, photos):
-    command = [sys.executable, "-m", "catdog", "predict", str(finished), *[str(photos)] * 40]
+PREDICT_WITHOUT_TENSORFLOW = """
+import itertools, sys, types
+from catdog import cli
+cli._import_tensorflow = lambda: None
+predictions = types.ModuleType("catdog.evaluation.predict")
+one = types.SimpleNamespace(path="x.jpg", predicted="cat", probability=0.9, error=None)
+predictions.predict = lambda run, images: itertools.repeat(one)
+sys.modules["catdog.evaluation.predict"] = predictions
+cli.main()
+"""
+
+
+def test_a_reader_that_goes_away_ends_the_command_without_a_traceback(finished):
+    command = [sys.executable, "-c", PREDICT_WITHOUT_TENSORFLOW, "predict", str(finished), "x.jpg"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
-        assert process.stdout.readline().split("\t")[1] == "cat"
+        assert process.stdout.readline() == "x.jpg\tcat\t0.9000\n"
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait() == 1

@@ -26,7 +26,9 @@ def test_tensorflow_reads_what_is_encoded() -> None:
 
 
 def test_the_parser_of_tf_data_reads_what_is_encoded() -> None:
-    spec = {name: tf.io.FixedLenFeature([], tf.string if isinstance(v, bytes) else tf.int64) for name, v in FEATURES.items()}
+    spec = {
+        name: tf.io.FixedLenFeature([], tf.string if isinstance(v, bytes) else tf.int64) for name, v in FEATURES.items()
+    }
     parsed = tf.io.parse_single_example(example.encode(FEATURES), spec)
     assert {name: value.numpy() for name, value in parsed.items()} == FEATURES
 

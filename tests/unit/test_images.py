@@ -5,8 +5,8 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
 from pictures import encoded, picture
+from PIL import Image
 
 from catdog.data.images import Unreadable, decode, encode
 
@@ -183,7 +183,13 @@ def test_floating_point_pixels_are_refused_for_their_range_is_unknown() -> None:
 
 @pytest.mark.parametrize(
     ("size", "stored"),
-    [((100, 80), (80, 64)), ((80, 100), (64, 80)), ((64, 64), (64, 64)), ((50, 40), (50, 40)), ((9000, 70), (8229, 64))],
+    [
+        ((100, 80), (80, 64)),
+        ((80, 100), (64, 80)),
+        ((64, 64), (64, 64)),
+        ((50, 40), (50, 40)),
+        ((9000, 70), (8229, 64)),
+    ],
 )
 def test_the_shorter_side_is_reduced_and_never_enlarged(size: tuple[int, int], stored: tuple[int, int]) -> None:
     jpeg, height, width = encode(picture(1, *size), side=64)
