@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras.src.backend.config import keras_home
 
-from catdog.errors import CallerError
+from catdog.errors import CallerError, one_line
 from catdog.recipe import Model
 
 BUNDLED = Path(__file__).parent / "weights" / "efficientnetb0-photos96.float16.weights.h5"
@@ -126,8 +126,9 @@ def _load(backbone: keras.Model, settings: Model) -> None:
             warnings.simplefilter("error", UserWarning)
             backbone.load_weights(path)
     except (ValueError, OSError, KeyError, UserWarning) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CallerError(f"model.weights = {settings.weights!r}: does not fit {settings.backbone}: {reason}") from None
+        raise CallerError(
+            f"model.weights = {settings.weights!r}: does not fit {settings.backbone}: {one_line(error)[:200]}"
+        ) from None
 
 
 def _imagenet(name: str, shape: tuple[int, int, int]) -> keras.Model:
@@ -138,9 +139,8 @@ def _imagenet(name: str, shape: tuple[int, int, int]) -> keras.Model:
         if type(error) is not Exception and not isinstance(error, OSError | ValueError):
             raise
         file, md5 = _official(name)
-        reason = str(error).strip().splitlines()[0]
         raise CallerError(
-            f"model.weights = 'imagenet': {reason}; without a network, put {file} (md5 {md5}) at {_keras_models() / file}"
+            f"model.weights = 'imagenet': {one_line(error)}; without a network, put {file} (md5 {md5}) at {_keras_models() / file}"
         ) from None
 
 

@@ -4,7 +4,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 MAX_PIXELS = 100_000_000
 """More than this is taken for a decompression bomb."""
@@ -12,6 +12,17 @@ JPEG_QUALITY = 95
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 """Those alone are tried: what else Pillow opens is no photo, and for EPS it would run a program on the file."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture of each EXIF orientation upright."""
 
 
 class Unreadable(Exception):
@@ -35,7 +46,7 @@ def decode(content: bytes, side: int | None = None) -> Image.Image:
             if side is not None and image.format == "JPEG":
                 image.draft(image.mode, (2 * side, 2 * side))
             image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            return _rgb(_upright(image))
     except Unreadable:
         raise
     except Image.UnidentifiedImageError:
@@ -51,8 +62,15 @@ def encode(image: Image.Image, side: int) -> tuple[bytes, int, int]:
         width, height = (max(round(length * side / shorter), 1) for length in image.size)
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    # Not the file's comment: one picture with two comments would be two pictures.
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, comment=None)
     return buffer.getvalue(), image.height, image.width
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose: it also writes all tags anew, and fails where one that does not matter is odd.
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -20,7 +20,7 @@ from catdog.data.images import decode, encode
 from catdog.data.processes import cores, process_pool
 from catdog.data.shards import CLASSES, MANIFEST, SHARD_NAME, SPLITS, Manifest, Shard, load_manifest, write_records
 from catdog.data.sources import Item, Opened, open_source
-from catdog.errors import CallerError, RunError
+from catdog.errors import CallerError, RunError, one_line
 from catdog.storage import Bucket, crc32c
 
 SKIPPED = "skipped.csv"
@@ -231,7 +231,7 @@ def _converted(item: Item, side: int) -> Stored | str:
     try:
         return encode(decode(item.content.read(), side), side)
     except Exception as error:  # a file that cannot be read must not end the work on the others
-        return " ".join(str(error).split()) or type(error).__name__
+        return one_line(error)
 
 
 def _unique(pictures: list[Picture]) -> tuple[list[Picture], list[Skipped]]:

@@ -200,7 +200,7 @@ def _tfds(name: str) -> Opened:
     except ImportError:  # a broken installation
         raise
     except Exception as error:  # a download fails in too many ways to name
-        reason = " ".join(str(error).split())[:200]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise CallerError(
             f"tfds:{name}: could not be downloaded and checked ({reason}); the network may be down, or Microsoft's file may no"
             " longer match the checksum (huggingface/datasets#4032): get the pictures by hand and give folder:PATH,"

@@ -101,15 +101,19 @@ def make_train_step(
     return call
 
 
-def make_predict_step(strategy: tf.distribute.Strategy, model: keras.Sequential) -> Callable[[Batch], tf.Tensor]:
-    """A function of a batch of whole images that gives the logits of all replicas' rows, float32 [replicas * batch]."""
+def make_predict_step(
+    strategy: tf.distribute.Strategy, model: keras.Sequential
+) -> Callable[[Batch], tuple[tf.Tensor, tf.Tensor]]:
+    """A function of a batch of whole images that gives, for the rows of all replicas of all workers, the example int64
+    [rows], -1 for padding, and its logit float32 [rows]."""
 
-    def predict(batch: Batch) -> tf.Tensor:
-        return logits(model, tf.cast(batch["image"], tf.float32))
+    def predict(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        return batch["example"], logits(model, tf.cast(batch["image"], tf.float32))
 
     @tf.function
-    def predict_step(batch: Batch) -> tf.Tensor:
-        return strategy.gather(strategy.run(predict, args=(batch,)), axis=0)
+    def predict_step(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        examples, scores = strategy.run(predict, args=(batch,))
+        return strategy.gather(examples, axis=0), strategy.gather(scores, axis=0)
 
     return predict_step
 

@@ -57,9 +57,10 @@ def train(recipe: Recipe) -> Result:
         tf.config.experimental.enable_op_determinism()
     checkpoints = Checkpoints(run, recipe.checkpoint.keep)
     newest = max(checkpoints.steps(), default=None)
-    if newest is not None:
-        _refuse_another_run(recipe, run, checkpoints.position(newest), manifest)
-    recipe = _settle_precision(recipe, run)
+    before = recipes.load(run.path(RECIPE)) if run.exists(RECIPE) else None
+    recipe = _settle_precision(recipe, before)
+    if newest is not None and before is not None:
+        _refuse_another_run(recipe, before, checkpoints.position(newest), manifest)
     run.write(RECIPE, recipes.to_toml(recipe).encode())
     checkpoints.sweep()
     job = _Job(recipe, run, data, manifest, order, strategy, checkpoints)
@@ -105,6 +106,8 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
         state.restore(arrays, optimizer=False)
     log = MetricsLog(_lines_so_far(job.run, position), job.run.path("tensorboard"))
     screen = Screen(total, position.step)
+    if newest is not None:
+        screen.say(f"going on from step {newest} of {total}")
     validation = make_validation(job.strategy, state.model, job.data, job.manifest, recipe)
     window = Window(recipe.data.global_batch, position.window)
     saved_at, span = time.monotonic(), None
@@ -164,34 +167,22 @@ def _order(recipe: Recipe, manifest: Manifest) -> Order:
     return Order(sizes, recipe.data.streams, recipe.data.global_batch, recipe.run.seed, labels)
 
 
-def _refuse_another_run(recipe: Recipe, run: Bucket, position: Position, manifest: Manifest) -> None:
-    before = recipes.load(run.path(RECIPE))
-    different = recipes.differences(before, _with_precision_of(before, recipe))
+def _settle_precision(recipe: Recipe, before: Recipe | None) -> Recipe:
+    """The recipe with `auto` replaced: by what was measured when the run began, if it did, or is measured now."""
+    if recipe.run.precision != "auto":
+        return recipe
+    precision = before.run.precision if before is not None else fastest_precision()
+    return recipes.override(recipe, [("run.precision", precision)])
+
+
+def _refuse_another_run(recipe: Recipe, before: Recipe, position: Position, manifest: Manifest) -> None:
+    different = recipes.differences(before, recipe)
     if position.manifest != manifest.digest:
         different.append(f"the data set's manifest: {position.manifest[:12]} → {manifest.digest[:12]}")
     if different:
         raise CallerError(
-            f"{run.uri}: holds a run that differs in {'; '.join(different)}: name another folder with --run"
+            f"{recipe.run.uri}: holds a run that differs in {'; '.join(different)}: name another folder with --run"
         )
-
-
-def _with_precision_of(before: Recipe, recipe: Recipe) -> Recipe:
-    """The recipe, its `auto` precision replaced by what was measured when the run began."""
-    if recipe.run.precision != "auto":
-        return recipe
-    return replace(recipe, run=replace(recipe.run, precision=before.run.precision))
-
-
-def _settle_precision(recipe: Recipe, run: Bucket) -> Recipe:
-    if recipe.run.precision != "auto":
-        return recipe
-    if run.exists(RECIPE):
-        before = recipes.load(run.path(RECIPE))
-        settled = _with_precision_of(before, recipe)
-        if not recipes.differences(before, settled):
-            return settled
-    fastest, _ = fastest_precision()
-    return recipes.override(recipe, [("run.precision", fastest)])
 
 
 def _build_state(job: _Job) -> TrainingState:

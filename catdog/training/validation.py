@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from catdog.data import order, pipeline
+from catdog.data import pipeline
 from catdog.data.shards import Manifest
 from catdog.recipe import Recipe
 from catdog.storage import Bucket
@@ -36,16 +36,12 @@ def make_validation(
         )
 
     def validate(stopped: Callable[[], bool]) -> dict[str, float] | None:
-        workers = getattr(strategy.extended, "_num_workers", 1)
-        replicas = strategy.num_replicas_in_sync // workers
-        rows = [order.evaluation(sizes, batch, worker, workers, replicas) for worker in range(workers)]
-        examples = np.concatenate(rows, axis=1)
         scores = np.full(len(labels), np.nan)
-        batches = strategy.distribute_datasets_from_function(dataset)
-        for elements, ids in zip(batches, examples.reshape(len(examples), -1), strict=True):
+        for elements in strategy.distribute_datasets_from_function(dataset):
             if stopped():
                 return None
-            scores[ids[ids >= 0]] = predict(elements).numpy()[ids >= 0]
+            examples, values = (tensor.numpy() for tensor in predict(elements))
+            scores[examples[examples >= 0]] = values[examples >= 0]
         losses = np.logaddexp(0.0, scores) - labels * scores
         return {"loss": float(losses.mean()), "accuracy": float(((scores > 0) == (labels > 0.5)).mean())}
 

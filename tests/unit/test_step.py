@@ -233,9 +233,13 @@ def test_prediction_gives_the_rows_of_all_replicas_in_turn() -> None:
     harness = Harness(2)
     images = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3)).astype(np.uint8)
     share = harness.strategy.experimental_distribute_values_from_function(
-        lambda context: {"image": tf.constant(images[4 * context.replica_id_in_sync_group :][:4])}
+        lambda context: {
+            "image": tf.constant(images[4 * context.replica_id_in_sync_group :][:4]),
+            "example": tf.constant(np.arange(4) + 4 * context.replica_id_in_sync_group),
+        }
     )
-    scores = make_predict_step(harness.strategy, harness.state.model)(share).numpy()
+    examples, scores = (t.numpy() for t in make_predict_step(harness.strategy, harness.state.model)(share))
+    assert examples.tolist() == list(range(8))
     expected = harness.state.model.predict(images.astype(np.float32), verbose=0)[:, 0]
     np.testing.assert_allclose(1 / (1 + np.exp(-scores)), expected, rtol=1e-5)
 
