@@ -140,7 +140,8 @@ def _imagenet(name: str, shape: tuple[int, int, int]) -> keras.Model:
             raise
         file, md5 = _official(name)
         raise CallerError(
-            f"model.weights = 'imagenet': {one_line(error)}; without a network, put {file} (md5 {md5}) at {_keras_models() / file}"
+            f"model.weights = 'imagenet': {one_line(error)};"
+            f" without a network, put {file} (md5 {md5}) at {_keras_models() / file}"
         ) from None
 
 

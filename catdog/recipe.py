@@ -235,6 +235,19 @@ class Recipe:
             self.augment.mixup,
             "0 when each stream gives one row: partners come from one stream; raise data.global_batch",
         )
+        scratch = self.model.weights == "none"
+        _require(
+            not (scratch and self.run.precision == "mixed_float16"),
+            "run.precision",
+            self.run.precision,
+            "float32 or mixed_bfloat16 when model.weights = 'none': an overflow would stay in BatchNorm's statistics",
+        )
+        _require(
+            not scratch or self.optimizer.accumulate == 1,
+            "optimizer.accumulate",
+            self.optimizer.accumulate,
+            "1 when model.weights = 'none': BatchNorm would see the micro-batches",
+        )
         for phase in self.phases:
             _require(
                 self.model.weights != "none" or phase.unfreeze == "all",

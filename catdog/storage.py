@@ -37,17 +37,13 @@ class Bucket:
             scheme = self.uri.partition("://")[0]
             raise CallerError(f"{self.uri}: {scheme}:// is not supported by this version; give a folder's path")
 
-    def child(self, name: str) -> "Bucket":
-        """The bucket of the objects whose names start with `name/`."""
-        return Bucket(f"{self.uri.rstrip('/')}/{name}")
-
     def path(self, name: str) -> Path:
         """Where the object lies on this machine's disk, for readers that need a file."""
-        return Path(self.uri) / name
+        return Path(self.uri).expanduser() / name
 
     def list(self, prefix: str = "") -> list[str]:
         """Names of all whole objects that start with `prefix`, sorted."""
-        root = Path(self.uri)
+        root = Path(self.uri).expanduser()
         start = root / prefix.rpartition("/")[0]
         names = (p.relative_to(root).as_posix() for p in start.rglob("*") if p.is_file())
         return sorted(n for n in names if n.startswith(prefix) and not n.rpartition("/")[2].startswith(_TEMPORARY))
@@ -90,6 +86,11 @@ class Bucket:
             self.path(name).unlink(missing_ok=True)
         except NotADirectoryError:
             raise CallerError(f"{self.uri}: cannot be written: a part of this path is a file") from None
+
+    def sweep(self) -> None:
+        """Remove what killed writers left behind."""
+        for path in Path(self.uri).expanduser().rglob(f"{_TEMPORARY}*"):
+            path.unlink(missing_ok=True)
 
     def delete_all(self, prefix: str) -> None:
         """Delete every object whose name starts with `prefix/`, and what killed writers left there."""

@@ -5,7 +5,7 @@ import json
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from catdog.errors import CallerError
-from catdog.storage import Bucket
+from catdog.errors import CallerError, RunError
+from catdog.storage import Bucket, crc32c
 
 CLASSES = ("cat", "dog")
 SPLITS = ("train", "val", "test")
@@ -123,6 +123,18 @@ def _shard(entry: dict[str, Any]) -> Shard:
     if not re.fullmatch(f"[0-{len(CLASSES) - 1}]*", shard.labels):
         raise ValueError(f"{shard.name}: a label that is no class")
     return shard
+
+
+def check_shards(bucket: Bucket, shards: Sequence[Shard]) -> list[Path]:
+    """The shards' files, each with the bytes that the manifest tells; raises RunError that names one that has not."""
+    for shard in shards:
+        path = bucket.path(shard.name)
+        found = crc32c(path) if path.is_file() else "nothing"
+        if found != shard.crc32c:
+            raise RunError(
+                f"{path}: crc32c {shard.crc32c} expected, {found} found; `catdog verify {bucket.uri}` tells more"
+            )
+    return [bucket.path(shard.name) for shard in shards]
 
 
 def record_index(path: Path) -> np.ndarray:

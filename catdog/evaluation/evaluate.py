@@ -16,12 +16,12 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from catdog.data.pipeline import Shards, evaluation_dataset
-from catdog.data.shards import CLASSES, SPLITS, Manifest, Shard, load_manifest
-from catdog.errors import CallerError, RunError
+from catdog.data.shards import CLASSES, SPLITS, Manifest, Shard, check_shards, load_manifest
+from catdog.errors import CallerError
 from catdog.evaluation import history, metrics, plots, report
 from catdog.evaluation.plots import Mistake
 from catdog.evaluation.trained import BATCH, Trained, load_trained
-from catdog.storage import Bucket, crc32c
+from catdog.storage import Bucket
 
 _MISTAKES = 12
 
@@ -62,7 +62,7 @@ def evaluate(run: Bucket, data: Bucket, split: str = "test") -> dict[str, Any]:
     manifest = load_manifest(data)
     if not any(shard.examples for shard in manifest.split(split)):
         raise CallerError(f"{data.uri}: its {split} split is empty; prepare the data set with a larger --{split}")
-    paths = _whole(data, manifest.split(split))
+    paths = check_shards(data, manifest.split(split))
     predictions = _predict(trained, manifest.split(split), paths)
     lines = history.parse(run.read("metrics.jsonl")) if run.exists("metrics.jsonl") else []
     summary = {
@@ -83,14 +83,6 @@ def evaluate(run: Bucket, data: Bucket, split: str = "test") -> dict[str, Any]:
         name = run.uri.rstrip("/").rpartition("/")[2]
         run.write("report.html", report.render(name, summary, trained.recipe, lines, images, mistakes).encode())
     return summary
-
-
-def _whole(data: Bucket, shards: Sequence[Shard]) -> list[Path]:
-    """The shards' files, once their checksums have been compared with the manifest's."""
-    for shard in shards:
-        if not data.exists(shard.name) or crc32c(data.path(shard.name)) != shard.crc32c:
-            raise RunError(f"{data.uri}/{shard.name}: is missing or damaged; `catdog verify {data.uri}` tells more")
-    return [data.path(shard.name) for shard in shards]
 
 
 def _predict(trained: Trained, shards: Sequence[Shard], paths: Sequence[Path]) -> _Predictions:

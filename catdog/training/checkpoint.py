@@ -1,6 +1,7 @@
 """Training state in a bucket: saved without stalling the loop, committed whole, restored, retained."""
 
 import json
+import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,9 +51,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the committed checkpoints, ascending."""
-        suffix = f"/{COMMIT}"
-        names = [name for name in self._run.list("checkpoints/") if name.endswith(suffix)]
-        return sorted(int(name.removesuffix(suffix).rpartition("-")[2]) for name in names)
+        matches = (re.fullmatch(rf"checkpoints/step-(\d+)/{COMMIT}", name) for name in self._run.list("checkpoints/"))
+        return sorted(int(match.group(1)) for match in matches if match)
 
     def save(self, position: Position, arrays: Arrays, metrics: bytes) -> None:
         """Write a snapshot, and the metrics up to it, in the background; waits for the save before this one, and
@@ -84,6 +84,7 @@ class Checkpoints:
 
     def sweep(self) -> None:
         """Remove what killed saves left behind: everything without a commit."""
+        self._run.sweep()
         committed = {_folder(step) for step in self.steps()}
         root = self._run.path("checkpoints")
         for path in sorted(root.iterdir()) if root.is_dir() else []:
@@ -92,14 +93,15 @@ class Checkpoints:
 
     def _write(self, position: Position, arrays: Arrays, metrics: bytes) -> None:
         self._run.write(METRICS, metrics)
-        if position.step in self.steps():
-            return  # the same state: a run goes on from the very bytes that it stopped at
         folder = _folder(position.step)
-        with self._run.writing(f"{folder}/{STATE}") as path:
-            np.savez(path, allow_pickle=False, **arrays)
-            file = {"name": STATE, "size": path.stat().st_size, "crc32c": crc32c(path)}
-        commit = {"position": asdict(position), "files": [file]}
-        self._run.write(f"{folder}/{COMMIT}", _json(commit))
+        if position.step in self.steps():
+            # The state of a step is always the same; only a validation may have come to it.
+            files = json.loads(self._run.read(f"{folder}/{COMMIT}"))["files"]
+        else:
+            with self._run.writing(f"{folder}/{STATE}") as path:
+                np.savez(path, allow_pickle=False, **arrays)
+                files = [{"name": STATE, "size": path.stat().st_size, "crc32c": crc32c(path)}]
+        self._run.write(f"{folder}/{COMMIT}", _json({"position": asdict(position), "files": files}))
         self._retain(position.best_step)
 
     def _retain(self, best: int | None) -> None:

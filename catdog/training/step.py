@@ -52,7 +52,7 @@ def make_train_step(
     One all-reduce sums the scaled gradients and the metrics. Clipping and the check for finiteness come after it, so
     every replica sees the same numbers and takes the same branch: a step that is not finite anywhere is skipped
     everywhere. The outcome holds `loss` and `correct` (sums over the global batch), `norm` (of the gradient, before
-    clipping) and `finite`.
+    clipping), `finite`, and in mixed_float16 the loss `scale` that the step was taken with.
     """
     optimizer, variables = state.optimizer, state.model.trainable_variables
     assert optimizer is not None, "start_phase comes first"
@@ -84,6 +84,9 @@ def make_train_step(
         reduced, norms, sums = strategy.run(gradients, args=(batch, step))
         norm, sums = (strategy.experimental_local_results(value)[0] for value in (norms, sums))
         finite = tf.math.is_finite(norm) & tf.math.is_finite(sums[0])
+        outcome = {"loss": sums[0], "correct": sums[1], "norm": norm, "finite": finite}
+        if scale is not None:
+            outcome["scale"] = tf.identity(scale)
         optimizer.learning_rate.assign(learning_rate)
 
         def take() -> tf.Tensor:
@@ -93,7 +96,7 @@ def make_train_step(
         tf.cond(finite, take, lambda: tf.constant(False))
         if scale is not None:
             _adapt(scale, state.good_steps, finite)
-        return {"loss": sums[0], "correct": sums[1], "norm": norm, "finite": finite}
+        return outcome
 
     def call(batch: Batch, learning_rate: float, step: int) -> Outcome:
         return train_step(batch, tf.constant(learning_rate, tf.float32), tf.constant(step, tf.int32))

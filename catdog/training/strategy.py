@@ -1,5 +1,6 @@
 """The `tf.distribute` strategy and the precision for the machine at hand."""
 
+import contextlib
 import time
 
 import keras
@@ -13,10 +14,12 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
     Raises CallerError when TensorFlow already runs with fewer logical CPU devices than asked for.
     """
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if name == "auto":
         for gpu in gpus:
-            tf.config.experimental.set_memory_growth(gpu, True)
+            # Refused once TensorFlow runs in this process; then what was set before holds.
+            with contextlib.suppress(RuntimeError):
+                tf.config.experimental.set_memory_growth(gpu, True)
         return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
     count = int(name.removeprefix("cpu:"))
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -43,7 +46,7 @@ def fastest_precision() -> str:
     is made of. float32 is kept unless the narrow type that the device is made for is at least a tenth faster.
     """
     narrow = "mixed_bfloat16"
-    if gpus := tf.config.list_physical_devices("GPU"):
+    if gpus := tf.config.get_visible_devices("GPU"):
         major, _ = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
         if major < 7:
             return "float32"  # before Volta no narrow type is fast

@@ -1,5 +1,6 @@
 """The one loop: phases, logging, validation, checkpoints, signals."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -11,8 +12,8 @@ import tensorflow as tf
 from catdog import recipe as recipes
 from catdog.data import pipeline
 from catdog.data.order import Order
-from catdog.data.shards import CLASSES, Manifest, load_manifest
-from catdog.errors import CallerError
+from catdog.data.shards import CLASSES, Manifest, check_shards, load_manifest
+from catdog.errors import CallerError, RunError
 from catdog.evaluation.evaluate import evaluate
 from catdog.model import build, make_stateless, unfreeze
 from catdog.recipe import Recipe
@@ -49,10 +50,13 @@ def train(recipe: Recipe) -> Result:
     run, data = Bucket(recipe.run.uri), Bucket(recipe.data.uri)
     manifest = load_manifest(data)
     for split, use in (("val", "choose the best weights by"), ("test", "evaluate on")):
-        if not manifest.split(split):
+        if not any(shard.examples for shard in manifest.split(split)):
             raise CallerError(f"{data.uri}: has no {split} split to {use}; prepare it with --{split} above 0")
     order = _order(recipe, manifest)
     strategy = make_strategy(recipe.run.strategy)
+    _check_replicas(recipe, strategy.num_replicas_in_sync)
+    for split in ("train", "val"):
+        check_shards(data, manifest.split(split))
     if recipe.run.deterministic:
         tf.config.experimental.enable_op_determinism()
     checkpoints = Checkpoints(run, recipe.checkpoint.keep)
@@ -102,13 +106,15 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
     with job.strategy.scope():
         state = _build_state(job)
     position, arrays = job.checkpoints.restore(newest) if newest is not None else (_start(job.manifest), None)
+    if position.best_step is not None and position.best_step not in job.checkpoints.steps():
+        raise RunError(f"{job.run.uri}: its best checkpoint, step {position.best_step}, is gone; start a new run")
     if arrays is not None:
         state.restore(arrays, optimizer=False)
     log = MetricsLog(_lines_so_far(job.run, position), job.run.path("tensorboard"))
+    validation = make_validation(job.strategy, state.model, job.data, job.manifest, recipe)
     screen = Screen(total, position.step)
     if newest is not None:
         screen.say(f"going on from step {newest} of {total}")
-    validation = make_validation(job.strategy, state.model, job.data, job.manifest, recipe)
     window = Window(recipe.data.global_batch, position.window)
     saved_at, span = time.monotonic(), None
 
@@ -122,15 +128,16 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                 with state.averaged():
                     metrics = validation(lambda: stop.signal is not None)
                 if metrics is not None:
+                    _require_finite(metrics, step)
                     position = _validated(replace(position, step=step), metrics["loss"])
                     screen.show(log.add(_line(plan, step, epoch, "val", metrics)))
                     saved_at = save(position)
                     window.restart_clock()
             elif step > position.step and _due(recipe, step, saved_at):
-                window.take_all(state.loss_scale)
+                window.take_all()
                 saved_at = save(position := replace(position, step=step))
             if stop.signal:
-                window.take_all(state.loss_scale)
+                window.take_all()
                 save(replace(position, step=step))
                 job.checkpoints.wait()
                 raise Stopped(stop.signal, step)
@@ -148,11 +155,14 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
             window.add(step + 1, train_step(batch, span.learning_rate(step), step))
             screen.step(step + 1, span.phase.name)
             if (step + 1) % recipe.run.log_every == 0 or (step + 1) % epoch == 0:
-                window.take_all(state.loss_scale)
-                numbers = window.close() | {"learning_rate": span.learning_rate(step)}
-                screen.show(log.add(_line(plan, step + 1, epoch, "train", numbers)))
+                window.take_all()
+                if not window.empty:
+                    numbers = window.close() | {"learning_rate": span.learning_rate(step)}
+                    screen.show(log.add(_line(plan, step + 1, epoch, "train", numbers)))
         job.checkpoints.wait()
         job.run.write(METRICS, log.content())
+        if stop.signal:
+            raise Stopped(stop.signal, total)
     finally:
         screen.close()
         log.close()
@@ -167,11 +177,27 @@ def _order(recipe: Recipe, manifest: Manifest) -> Order:
     return Order(sizes, recipe.data.streams, recipe.data.global_batch, recipe.run.seed, labels)
 
 
+def _check_replicas(recipe: Recipe, replicas: int) -> None:
+    streams, accumulate = recipe.data.streams, recipe.optimizer.accumulate
+    rows = -(-streams // replicas) * (recipe.data.global_batch // streams)
+    if rows % accumulate:
+        raise CallerError(
+            f"optimizer.accumulate = {accumulate}: must divide the {rows} rows that each of {replicas} replicas has"
+        )
+    if recipe.model.weights == "none" and streams % replicas:
+        raise CallerError(
+            f"data.streams = {streams}: must be a multiple of the {replicas} replicas when model.weights = 'none',"
+            " for padding would enter BatchNorm's statistics"
+        )
+
+
 def _settle_precision(recipe: Recipe, before: Recipe | None) -> Recipe:
     """The recipe with `auto` replaced: by what was measured when the run began, if it did, or is measured now."""
     if recipe.run.precision != "auto":
         return recipe
     precision = before.run.precision if before is not None else fastest_precision()
+    if precision == "mixed_float16" and recipe.model.weights == "none":
+        precision = "float32"  # an overflow would stay in BatchNorm's statistics
     return recipes.override(recipe, [("run.precision", precision)])
 
 
@@ -188,6 +214,8 @@ def _refuse_another_run(recipe: Recipe, before: Recipe, position: Position, mani
 def _build_state(job: _Job) -> TrainingState:
     recipe = job.recipe
     model = build(recipe.model, recipe.data.side, seed=recipe.run.seed, precision=recipe.run.precision)
+    for phase in recipe.phases:
+        unfreeze(model, phase.unfreeze)  # told now, not hours later, if a phase asks for more blocks than there are
     if job.from_scratch:
         make_stateless(model, synchronize=job.strategy.num_replicas_in_sync > 1)
     return TrainingState(model, recipe, recipe.run.precision)
@@ -199,6 +227,14 @@ def _start(manifest: Manifest) -> Position:
 
 def _lines_so_far(run: Bucket, position: Position) -> list[dict[str, Any]]:
     return kept_lines(run.read(METRICS), position.step, position.validated) if run.exists(METRICS) else []
+
+
+def _require_finite(metrics: dict[str, float], step: int) -> None:
+    if not math.isfinite(metrics["loss"]):
+        raise RunError(
+            f"validation loss not finite after step {step}: the run stops and its last checkpoint is as it was;"
+            " lower phases.learning_rate, or choose another run.precision"
+        )
 
 
 def _validated(position: Position, loss: float) -> Position:

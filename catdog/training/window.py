@@ -5,8 +5,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 
-import tensorflow as tf
-
 from catdog.errors import RunError
 from catdog.training.step import Outcome
 
@@ -46,12 +44,14 @@ class Window:
             self._first = False
             self.restart_clock()
 
-    def take_all(self, loss_scale: tf.Variable | None) -> None:
+    def take_all(self) -> None:
         """Bring the outcomes to the host; raises RunError that names the steps whose loss or gradient was not finite,
         which with a loss scale are just skipped as long as the scale can still go down."""
-        bad = [step for step, outcome in self._pending if not outcome["finite"].numpy()]
-        if bad and (loss_scale is None or loss_scale.numpy() <= 1.0):
-            steps = ", ".join(map(str, bad))
+        bad = {step: outcome for step, outcome in self._pending if not outcome["finite"].numpy()}
+        if fatal := [
+            step for step, outcome in bad.items() if "scale" not in outcome or outcome["scale"].numpy() <= 1.0
+        ]:
+            steps = ", ".join(map(str, fatal))
             raise RunError(
                 f"loss or gradient not finite at step {steps}: the run stops and its last checkpoint is as it was;"
                 " lower phases.learning_rate, or look at the data of these steps"
@@ -65,10 +65,15 @@ class Window:
             self._sums["examples"] += self._global_batch
         self._pending.clear()
 
+    @property
+    def empty(self) -> bool:
+        """Whether no step has counted yet; they may all have been skipped."""
+        return not self._sums["examples"]
+
     def close(self) -> dict[str, float]:
-        """The line of metrics that ends the window, and an empty window."""
+        """The numbers for the line of metrics that ends the window, which is then empty; it must not be empty before."""
         seconds = time.perf_counter() - self._began
-        examples = max(self._sums["examples"], 1)
+        examples = self._sums["examples"]
         line: dict[str, float] = {
             "loss": self._sums["loss"] / examples,
             "accuracy": self._sums["correct"] / examples,

@@ -16,7 +16,12 @@ keras.utils.set_random_seed(0)
 
 train_ds, validation_ds, test_ds = (
     keras.utils.image_dataset_from_directory(
-        f"{folder}/{split}", label_mode="binary", image_size=size, batch_size=64, shuffle=split == "train", verbose=False
+        f"{folder}/{split}",
+        label_mode="binary",
+        image_size=size,
+        batch_size=64,
+        shuffle=split == "train",
+        verbose=False,
     )
     for split in ("train", "val", "test")
 )

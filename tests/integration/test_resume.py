@@ -116,7 +116,10 @@ print(model.predict(numpy.zeros((1, 32, 32, 3)), verbose=0).shape, model.dtype_p
 
 @pytest.mark.parametrize(
     ("settings", "named"),
-    [(["--phases.1.learning_rate", "1e-4"], "phases.1.learning_rate: 0.001 → 0.0001"), (["--run.seed", "1"], "run.seed")],
+    [
+        (["--phases.1.learning_rate", "1e-4"], "phases.1.learning_rate: 0.001 → 0.0001"),
+        (["--run.seed", "1"], "run.seed"),
+    ],
 )
 def test_a_run_is_not_continued_with_another_recipe(
     small_recipe: Path, undisturbed: Path, settings: list[str], named: str

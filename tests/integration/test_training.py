@@ -2,8 +2,12 @@
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -13,6 +17,8 @@ from catdog.errors import CallerError, RunError
 from catdog.recipe import Recipe
 from catdog.storage import Bucket
 from catdog.training.checkpoint import Checkpoints
+from catdog.training.signals import Stopped
+from catdog.training.state import exported_weights
 from catdog.training.trainer import train
 
 
@@ -25,9 +31,12 @@ def changed(recipe: Recipe, settings: dict[str, object]) -> Recipe:
     return recipes.override(recipe, [(name, json.dumps(value)) for name, value in settings.items()])
 
 
+def lines(run: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(run: str, split: str = "val") -> list[float]:
-    lines = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["split"] == split]
+    return [line["loss"] for line in lines(run) if line["split"] == split]
 
 
 def newest(run: str) -> dict[str, np.ndarray]:
@@ -46,26 +55,20 @@ def test_two_replicas_end_at_the_loss_of_one(recipe: Recipe) -> None:
 def test_a_run_begun_on_one_replica_goes_on_with_two(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = changed(recipe, {"run.uri": f"{recipe.run.uri}-alone"})
     train(alone)
-    with monkeypatch.context() as patch:
-        patch.setattr("catdog.training.trainer._export", lambda *_: pytest.fail("is stopped before"))
-        patch.setattr("catdog.training.trainer._due", due_until(14))
-        with pytest.raises(Halted):
-            train(recipe)
+
+    def stop_at_14(recipe: Recipe, step: int, saved_at: float) -> bool:
+        if step == 14:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 14"):
+        patch.setattr("catdog.training.trainer._due", stop_at_14)
+        train(recipe)
+    begun = lines(recipe.run.uri)
+    assert max(line["step"] for line in begun) == 14
     train(changed(recipe, {"run.strategy": "cpu:2"}))
+    assert lines(recipe.run.uri)[: len(begun)] == begun  # their clock too: they were not made again
     assert losses(recipe.run.uri) == pytest.approx(losses(alone.run.uri), abs=1e-3)
-
-
-class Halted(Exception):
-    pass
-
-
-def due_until(last: int):  # type: ignore[no-untyped-def]
-    def due(recipe: Recipe, step: int, saved_at: float) -> bool:
-        if step > last:
-            raise Halted
-        return True
-
-    return due
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_steps_and_leaves_the_last_checkpoint(recipe: Recipe) -> None:
@@ -92,6 +95,9 @@ def test_training_from_scratch_updates_batch_norm_and_lowers_the_loss(recipe: Re
     scratch = changed(recipe, {"model.weights": "none", "phases.1.unfreeze": "all", "phases.0.unfreeze": "all"})
     scratch = changed(scratch, {"phases.0.epochs": 1, "phases.1.epochs": 1, "run.strategy": "cpu:2"})
     train(scratch)
+    names = [weight.path for weight in keras.models.load_model(f"{scratch.run.uri}/model.keras").weights]
+    stem = next(index for index, name in enumerate(names) if name.endswith("stem_bn/moving_mean"))
+    assert np.abs(newest(scratch.run.uri)[f"model/{stem:04d}"]).max() > 0
     curve = losses(scratch.run.uri, "train")
     assert np.mean(curve[-3:]) < np.mean(curve[:3])
 
@@ -109,9 +115,14 @@ def test_the_options_of_the_recipe_work_together(recipe: Recipe) -> None:
         "phases.1.epochs": 1,
     }
     result = train(changed(recipe, settings))
-    arrays = newest(recipe.run.uri)
-    assert {"loss_scale", "average/0000"} <= arrays.keys()
-    assert 0.0 <= result.metrics["accuracy"] <= 1.0
+    checkpoints = Checkpoints(Bucket(recipe.run.uri), keep=2)
+    position, arrays = checkpoints.restore(max(checkpoints.steps()))
+    assert "loss_scale" in arrays
+    assert position.best_step is not None
+    kept = exported_weights(checkpoints.restore(position.best_step)[1])
+    model = keras.models.load_model(f"{recipe.run.uri}/model.keras")
+    assert all(np.array_equal(mean, weight) for mean, weight in zip(kept, model.get_weights(), strict=True))
+    assert not np.array_equal(kept[-1], checkpoints.restore(position.best_step)[1][f"model/{len(kept) - 1:04d}"])
     assert result.report.is_file()
 
 
@@ -139,3 +150,30 @@ def test_each_way_to_balance_raises_the_recall_of_the_rarer_class(recipe: Recipe
         train(changed(recipe, settings))
         recalls[balance] = cat_recall(uri)
     assert all(recalls[balance] > recalls["none"] for balance in ("class_weight", "oversample", "focal")), recalls
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"phases.1.unfreeze": 50}, "16 blocks"),
+        ({"optimizer.accumulate": 3}, "optimizer.accumulate = 3"),
+        ({"model.weights": "none", "run.precision": "mixed_float16"}, "BatchNorm"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_step(
+    recipe: Recipe, settings: dict[str, object], told: str
+) -> None:
+    with pytest.raises(CallerError, match=told):
+        train(changed(recipe, settings))
+    assert not (Path(recipe.run.uri) / "checkpoints").exists()
+
+
+def test_a_damaged_shard_is_named_before_the_first_step(recipe: Recipe, small_data: Bucket, tmp_path: Path) -> None:
+    copy = Bucket(str(tmp_path / "copy"))
+    for name in small_data.list():
+        copy.write(name, small_data.read(name))
+    content = bytearray(copy.read("train-00002-of-00004.tfrecord"))
+    content[len(content) // 2] ^= 1
+    copy.write("train-00002-of-00004.tfrecord", bytes(content))
+    with pytest.raises(RunError, match="train-00002-of-00004"):
+        train(changed(recipe, {"data.uri": copy.uri}))

@@ -66,12 +66,21 @@ def test_a_spoilt_file_is_refused_by_name(run: Bucket, spoil: str) -> None:
         checkpoints.restore(3)
 
 
-def test_saving_a_committed_step_again_leaves_it_and_brings_the_metrics(run: Bucket) -> None:
+def test_saving_a_committed_step_again_leaves_its_state_and_brings_position_and_metrics(run: Bucket) -> None:
     checkpoints = saved(run, [3])
-    checkpoints.save(position(3), arrays(99), b"more\n")
+    checkpoints.save(position(3, best=3), arrays(99), b"more\n")
     checkpoints.wait()
-    assert checkpoints.restore(3)[1]["count"] == 3
+    where, what = checkpoints.restore(3)
+    assert where.best_step == 3
+    assert what["count"] == 3
     assert run.read("metrics.jsonl") == b"more\n"
+
+
+def test_folders_of_other_names_are_no_checkpoints(run: Bucket) -> None:
+    checkpoints = saved(run, [3])
+    for name in ("checkpoints/step-00000003-copy", "checkpoints/backup"):
+        run.write(f"{name}/COMMITTED.json", b"{}")
+    assert checkpoints.steps() == [3]
 
 
 def test_metrics_up_to_a_step_are_there_once_the_step_is_committed(run: Bucket) -> None:

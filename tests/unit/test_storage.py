@@ -111,7 +111,7 @@ def test_a_list_is_sorted_and_goes_by_prefix(bucket):
     assert bucket.list("a/") == ["a/1", "a/2", "a/deep/3"]
     assert bucket.list("a/d") == ["a/deep/3"]
     assert bucket.list("none/") == []
-    assert bucket.child("a").list() == ["1", "2", "deep/3"]
+    assert Bucket(f"{bucket.uri}/a").list() == ["1", "2", "deep/3"]
 
 
 def test_a_folder_is_no_object(bucket):
