@@ -171,6 +171,7 @@ def _spool(bucket: Bucket) -> Iterator[BinaryIO]:
 def _clear(bucket: Bucket) -> None:
     """Delete the data set that is there or was begun, its manifest first."""
     bucket.delete(MANIFEST)
+    bucket.sweep()
     for name in bucket.list():
         if SHARD_NAME.fullmatch(name) or name == SKIPPED:
             bucket.delete(name)
