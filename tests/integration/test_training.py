@@ -61,9 +61,10 @@ def test_a_run_begun_on_one_replica_goes_on_with_two(recipe: Recipe, monkeypatch
             os.kill(os.getpid(), signal.SIGTERM)
         return False
 
-    with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 14"):
+    with monkeypatch.context() as patch:
         patch.setattr("catdog.training.trainer._due", stop_at_14)
-        train(recipe)
+        with pytest.raises(Stopped, match="step 14"):
+            train(recipe)
     begun = lines(recipe.run.uri)
     assert max(line["step"] for line in begun) == 14
     train(changed(recipe, {"run.strategy": "cpu:2"}))

@@ -243,16 +243,6 @@ def test_shrinking_does_not_alias():
     assert np.abs(grey.astype(int) - 127).max() <= 3
 
 
-def test_rows_keep_their_order_when_one_takes_longer_to_decode(tmp_path):
-    path = tmp_path / "uneven.tfrecord"
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for index in range(8):
-            side = 3000 if index % 4 == 0 else 16
-            writer.write(example(jpeg(picture(index, side, side)), 0))
-    (element,) = evaluation_dataset([8], [path], SIDE, 8).as_numpy_iterator()
-    assert element["example"].tolist() == list(range(8))
-
-
 def test_a_broken_shard_is_an_error_that_names_the_file(paths, tmp_path):
     cut = tmp_path / "cut.tfrecord"
     cut.write_bytes(paths[0].read_bytes()[:-100])
