@@ -57,7 +57,13 @@ def recipes(draw: st.DrawFn) -> Recipe:
         ),
         model=Model(draw(st.sampled_from(BACKBONES)), weights, draw(st.integers(1, 4096)), draw(parts)),
         optimizer=draw(
-            st.builds(Optimizer, name=st.just("adamw"), weight_decay=positive, ema=parts, accumulate=st.integers(1, 9))
+            st.builds(
+                Optimizer,
+                name=st.just("adamw"),
+                weight_decay=positive,
+                ema=parts,
+                accumulate=st.just(1) if weights == "none" else st.integers(1, 9),
+            )
         ),
         loss=draw(st.builds(Loss, balance=st.sampled_from(["none", "focal", "oversample"]), label_smoothing=parts)),
         phases=tuple(draw(st.lists(phase, min_size=1, max_size=4, unique_by=lambda p: p.name))),
