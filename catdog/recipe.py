@@ -22,6 +22,8 @@ def _require(holds: bool, name: str, value: object, allowed: str) -> None:
 
 @dataclass(frozen=True)
 class Data:
+    """What is trained on, and how it is cut into batches."""
+
     uri: str = ""
     """Folder of a prepared data set (it holds manifest.json)."""
     side: int = 96
@@ -45,6 +47,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Augment:
+    """How training pictures are varied."""
+
     min_area: float = 0.6
     """Smallest part of the image's area that a random crop keeps; 1 switches cropping off."""
     flip: bool = True
@@ -77,6 +81,8 @@ BACKBONES = (
 
 @dataclass(frozen=True)
 class Model:
+    """Backbone and head."""
+
     backbone: str = "EfficientNetB0"
     """An EfficientNet of keras.applications."""
     weights: str = "bundled"
@@ -103,6 +109,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Optimizer:
+    """How a gradient becomes a step."""
+
     name: Literal["adam", "adamw"] = "adam"
     """Adam, or Adam with decoupled weight decay."""
     weight_decay: float = 0.0
@@ -129,8 +137,11 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Loss:
+    """Binary cross-entropy, and what is changed of it."""
+
     balance: Literal["none", "class_weight", "oversample", "focal"] = "none"
-    """How a rarer class is helped: weights in the loss, repeated examples, or the focal loss (Lin et al., 2017)."""
+    """How a rarer class is helped: weights in the loss, repeated examples, or the focal loss (Lin et al., 2017), which
+    takes the class weights as its alpha."""
     focal_gamma: float = 2.0
     """Focusing exponent of the focal loss."""
     label_smoothing: float = 0.0
@@ -143,6 +154,8 @@ class Loss:
 
 @dataclass(frozen=True)
 class Phase:
+    """A stretch of epochs with its own optimizer, rate and trained part."""
+
     name: str = "frozen"
     """What logs and plots call the phase."""
     epochs: int = 1
@@ -171,6 +184,8 @@ class Phase:
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """When the state is saved, and how much of it is kept."""
+
     every_steps: int = 0
     """Save each time this many steps are done; 0 leaves it to the clock and the ends of epochs."""
     every_seconds: float = 300.0
@@ -186,6 +201,8 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Run:
+    """Where and how the run is done."""
+
     uri: str = ""
     """Folder of the run: its checkpoints, metrics, model and report."""
     seed: int = 0

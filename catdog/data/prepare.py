@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from catdog.data import example
@@ -188,7 +189,7 @@ def _convert_all(opened: Opened, side: int, spool: BinaryIO) -> tuple[list[Pictu
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     ]
-    with Progress(*columns) as progress:
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=opened.count, rate=0.0)
         began = time.monotonic()
         for item, outcome in _in_processes(opened.items, side):

@@ -37,7 +37,7 @@ class Position:
 
 
 class Checkpoints:
-    """The checkpoints of one run; `save` returns at once, and one thread writes them in order.
+    """The checkpoints of one run, written in order by one thread while the loop goes on.
 
     A checkpoint is a folder with the state, and is valid only with its COMMITTED.json, written last, which names each
     file's size and crc32c. The newest `keep` and the best one stay; an older one goes only after a newer is committed.

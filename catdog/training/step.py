@@ -31,8 +31,9 @@ class StepSettings:
 def losses(labels: tf.Tensor, scores: tf.Tensor, settings: Loss, class_weights: tuple[float, float]) -> tf.Tensor:
     """Binary cross-entropy of each example, float32 [batch].
 
-    `labels` are float in 0..1 (MixUp makes them soft), `scores` are logits. Class weights apply by the label;
-    "focal" multiplies by |target - probability| ** gamma, which for hard labels is the focal loss (Lin et al., 2017).
+    `labels` are float in 0..1 (MixUp makes them soft), `scores` are logits. "focal" multiplies by
+    |target - probability| ** gamma, which for hard labels is the focal loss (Lin et al., 2017). "class_weight" and "focal"
+    multiply by the label's class weight.
     """
     targets = labels * (1.0 - settings.label_smoothing) + 0.5 * settings.label_smoothing
     result = tf.nn.sigmoid_cross_entropy_with_logits(targets, scores)
