@@ -54,7 +54,7 @@ def load_trained(run: Bucket) -> Trained:
 
     side = recipe.data.side
 
-    @tf.function(input_signature=[tf.TensorSpec((None, side, side, 3), tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec((None, side, side, 3), tf.uint8)], autograph=False)
     def forward(images: tf.Tensor) -> tf.Tensor:
         return tf.reshape(model(tf.cast(images, tf.float32), training=False), [-1])
 

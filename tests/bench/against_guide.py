@@ -14,14 +14,16 @@ import time
 from pathlib import Path
 
 from catdog.data import example
-from catdog.data.prepare import prepare
 from catdog.data.shards import CLASSES, SPLITS, record_index
-from catdog.model import BUNDLED
 from catdog.storage import Bucket
 
 SIDE, FROZEN, FINE_TUNE = 96, 3, 2
 RECIPE = Path(__file__).parents[2] / "job" / "recipes" / "photos.toml"
+WEIGHTS = Path(__file__).parents[2] / "catdog" / "weights" / "efficientnetb0-photos96.float16.weights.h5"
 GUIDE = Path(__file__).parent / "keras_guide.py"
+
+Outcome = tuple[float, dict[str, float]]
+"""Wall seconds of a whole job, and its metrics on the test split."""
 
 
 def main() -> None:
@@ -32,15 +34,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         data = Bucket(str(folder / "data"))
-        began = time.monotonic()
-        prepare(f"folder:{arguments.photos}", data, val=0.1, test=0.3)
-        print(f"catdog prepare: {time.monotonic() - began:.1f} s, once for the data set")
+        command = [sys.executable, "-m", "catdog", "prepare", f"folder:{arguments.photos}", data.uri, "--test", "0.3"]
+        print(f"catdog prepare: {timed(command):.1f} s, once for the data set", flush=True)
         link_split(data, arguments.photos.resolve(), folder / "split")
         ours, guides = [], []
         for number in range(arguments.rounds):
-            ours.append(timed(catdog(data, folder / f"run-{number}", number)))
+            ours.append(catdog(data, folder / f"run-{number}", number))
             report("catdog train", ours[-1])
-            guides.append(timed(guide(folder / "split")))
+            guides.append(guide(folder / "split", number))
             report("Keras' guide", guides[-1])
     times = sorted(a[0] / b[0] for a, b in zip(ours, guides, strict=True))
     mean = [sum(result["accuracy"] for _, result in side) / len(side) for side in (ours, guides)]
@@ -48,7 +49,7 @@ def main() -> None:
     print(f"test accuracy, catdog - guide: {100 * (mean[0] - mean[1]):+.2f} points ({mean[0]:.4f} - {mean[1]:.4f})")
 
 
-def catdog(data: Bucket, run: Path, seed: int) -> tuple[list[str], Path]:
+def catdog(data: Bucket, run: Path, seed: int) -> Outcome:
     settings = {
         "data.uri": data.uri,
         "data.side": SIDE,
@@ -58,25 +59,25 @@ def catdog(data: Bucket, run: Path, seed: int) -> tuple[list[str], Path]:
     }
     options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "catdog", "train", str(RECIPE), "--run", str(run), *options]
-    return command, run / "evaluation/test/metrics.json"
+    return timed(command), json.loads((run / "evaluation/test/metrics.json").read_text())
 
 
-def guide(split: Path) -> tuple[list[str], None]:
-    return [sys.executable, str(GUIDE), str(split), str(BUNDLED), str(SIDE), str(FROZEN), str(FINE_TUNE)], None
+def guide(split: Path, seed: int) -> Outcome:
+    result = split.parent / f"guide-{seed}.json"
+    words = (split, WEIGHTS, SIDE, FROZEN, FINE_TUNE, seed, result)
+    return timed([sys.executable, str(GUIDE), *map(str, words)]), json.loads(result.read_text())
 
 
-def timed(job: tuple[list[str], Path | None]) -> tuple[float, dict[str, float]]:
-    """Wall seconds of a whole process and the metrics that it wrote or printed last."""
-    command, metrics = job
+def timed(command: list[str]) -> float:
+    """Wall seconds of a whole process; ends the benchmark if it fails."""
     began = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds = time.monotonic() - began
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
-    return seconds, json.loads(metrics.read_text() if metrics else done.stdout.splitlines()[-1])
+    return time.monotonic() - began
 
 
-def report(name: str, outcome: tuple[float, dict[str, float]]) -> None:
+def report(name: str, outcome: Outcome) -> None:
     seconds, metrics = outcome
     print(f"{name}: {seconds:.1f} s, test accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}", flush=True)
 

@@ -1,18 +1,19 @@
 """Keras' guide to transfer learning (https://keras.io/guides/transfer_learning), as it is written, for comparison.
 
-Only the backbone, its weights and the side differ from the guide's text. Prints one JSON object.
-Usage: python keras_guide.py FOLDER_WITH_train_val_test WEIGHTS SIDE FROZEN_EPOCHS FINE_TUNE_EPOCHS
+Only the backbone, its weights, the side and the epochs differ from the guide's text. Writes one JSON object.
+Usage: python keras_guide.py FOLDER_WITH_train_val_test WEIGHTS SIDE FROZEN_EPOCHS FINE_TUNE_EPOCHS SEED RESULT
 """
 
 import json
 import sys
+from pathlib import Path
 
 import keras
-import numpy as np
 
-folder, weights, side, frozen_epochs, finetune_epochs = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+folder, weights, result = sys.argv[1], sys.argv[2], sys.argv[7]
+side, frozen_epochs, finetune_epochs, seed = map(int, sys.argv[3:7])
 size = (side, side)
-keras.utils.set_random_seed(0)
+keras.utils.set_random_seed(seed)
 
 train_ds, validation_ds, test_ds = (
     keras.utils.image_dataset_from_directory(
@@ -63,4 +64,4 @@ model.compile(
 )
 model.fit(train_ds, epochs=finetune_epochs, validation_data=validation_ds, verbose=2)
 loss, accuracy = model.evaluate(test_ds, verbose=0)
-print(json.dumps({"accuracy": float(np.round(accuracy, 4)), "loss": float(np.round(loss, 4))}))
+Path(result).write_text(json.dumps({"accuracy": float(accuracy), "loss": float(loss)}))
