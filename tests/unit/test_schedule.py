@@ -21,7 +21,7 @@ def test_rate_rises_in_equal_steps_then_falls_as_half_a_cosine() -> None:
     rates = [span.learning_rate(step) for step in range(100, 120)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[12] == pytest.approx(0.5)
-    assert all(before > after > 0 for before, after in itertools.pairwise(rates))
+    assert all(before > after > 0 for before, after in itertools.pairwise(rates[4:]))
 
 
 @given(st.integers(1, 400), st.floats(0, 0.99), st.floats(1e-8, 10))
