@@ -210,7 +210,7 @@ class Run:
     strategy: str = "auto"
     """`auto` (one device, or all GPUs mirrored), or `cpu:N` for N logical CPU devices."""
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
-    """`auto` measures on the device at hand which is fastest."""
+    """`auto` is float32 on a CPU, and on a GPU what measures fastest when the run begins."""
     deterministic: bool = False
     """Ask TensorFlow for the same bits on every run on a GPU, at some cost in speed; a CPU gives them anyway."""
     log_every: int = 10

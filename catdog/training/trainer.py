@@ -113,6 +113,7 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
     log = MetricsLog(_lines_so_far(job.run, position), job.run.path("tensorboard"))
     validation = make_validation(job.strategy, state.model, job.data, job.manifest, recipe)
     screen = Screen(total, position.step)
+    screen.say(f"{total} steps, replicas: {job.strategy.num_replicas_in_sync}, precision: {recipe.run.precision}")
     if newest is not None:
         screen.say(f"going on from step {newest} of {total}")
     window = Window(recipe.data.global_batch, position.window)

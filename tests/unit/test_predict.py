@@ -258,3 +258,9 @@ def test_files_are_read_only_as_predictions_are_taken(world, tmp_path):
     rest = list(predictions)
     assert [p.path.name for p in rest] == [f"{index:03d}.png" for index in range(1, 2 * BATCH)]
     assert [p.error is None for p in rest] == [True] * (2 * BATCH - 2) + [False]
+
+
+def test_a_link_back_to_its_own_folder_is_not_followed(world, tmp_path):
+    draw(tmp_path / "photos/a.png", 1, bright=False)
+    (tmp_path / "photos/again").symlink_to(tmp_path / "photos")
+    assert [p.path.name for p in predict(world.run, [tmp_path / "photos"])] == ["a.png"]
