@@ -45,17 +45,23 @@ def newest(run: str) -> dict[str, np.ndarray]:
     return checkpoints.restore(max(checkpoints.steps()))[1]
 
 
-def test_two_replicas_end_at_the_loss_of_one(recipe: Recipe) -> None:
-    two = changed(recipe, {"run.strategy": "cpu:2", "run.uri": f"{recipe.run.uri}-2"})
-    train(recipe)
-    train(two)
-    assert losses(two.run.uri) == pytest.approx(losses(recipe.run.uri), abs=1e-3)
-    assert losses(two.run.uri, "train") == pytest.approx(losses(recipe.run.uri, "train"), abs=1e-3)
+@pytest.fixture(scope="module")
+def alone(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run of the recipe on one replica from its start to its end."""
+    uri = str(tmp_path_factory.mktemp("alone") / "run")
+    train(changed(recipes.load(small_recipe), {"run.uri": uri}))
+    return uri
 
 
-def test_a_run_begun_on_one_replica_goes_on_with_two(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = changed(recipe, {"run.uri": f"{recipe.run.uri}-alone"})
-    train(alone)
+def test_two_replicas_end_at_the_loss_of_one(recipe: Recipe, alone: str) -> None:
+    train(changed(recipe, {"run.strategy": "cpu:2"}))
+    assert losses(recipe.run.uri) == pytest.approx(losses(alone), abs=1e-3)
+    assert losses(recipe.run.uri, "train") == pytest.approx(losses(alone, "train"), abs=1e-3)
+
+
+def test_a_run_begun_on_one_replica_goes_on_with_two(
+    recipe: Recipe, alone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
 
     def stop_at_14(recipe: Recipe, step: int, saved_at: float) -> bool:
         if step == 14:
@@ -70,7 +76,7 @@ def test_a_run_begun_on_one_replica_goes_on_with_two(recipe: Recipe, monkeypatch
     assert max(line["step"] for line in begun) == 14
     train(changed(recipe, {"run.strategy": "cpu:2"}))
     assert lines(recipe.run.uri)[: len(begun)] == begun  # their clock too: they were not made again
-    assert losses(recipe.run.uri) == pytest.approx(losses(alone.run.uri), abs=1e-3)
+    assert losses(recipe.run.uri) == pytest.approx(losses(alone), abs=1e-3)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_steps_and_leaves_the_last_checkpoint(recipe: Recipe) -> None:
@@ -80,13 +86,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_steps_and_leaves_the_la
     assert all(np.isfinite(array).all() for array in newest(wild.run.uri).values())
 
 
-def test_another_data_set_is_refused(recipe: Recipe, small_data: Bucket, tmp_path: Path) -> None:
-    short = changed(recipe, {"phases.0.epochs": 1, "phases.1.epochs": 1})
-    train(short)
+def test_another_data_set_is_refused(recipe: Recipe, alone: str, small_data: Bucket, tmp_path: Path) -> None:
     other = Bucket(str(tmp_path / "other"))
     prepare(load_manifest(small_data).source, other, side=64, shards=4, seed=1)
     with pytest.raises(CallerError, match="manifest"):
-        train(changed(short, {"data.uri": other.uri}))
+        train(changed(recipe, {"data.uri": other.uri, "run.uri": alone}))
 
 
 def test_training_from_scratch_updates_batch_norm_and_lowers_the_loss(recipe: Recipe) -> None:
