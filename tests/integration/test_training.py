@@ -142,6 +142,7 @@ def cat_recall(run: str) -> float:
     return sum(row["predicted"] == "cat" for row in rows) / len(rows)
 
 
+@pytest.mark.slow
 def test_each_way_to_balance_raises_the_recall_of_the_rarer_class(recipe: Recipe, thinned: Bucket) -> None:
     recalls = {}
     for balance in ("none", "class_weight", "oversample", "focal"):
