@@ -3,7 +3,6 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,7 +10,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-Line = dict[str, Any]
+from catdog.evaluation.history import Line, parse
 
 
 class MetricsLog:
@@ -50,16 +49,8 @@ class MetricsLog:
 
 
 def kept_lines(content: bytes, step: int, validated: int) -> list[Line]:
-    """The lines of metrics.jsonl that a run which goes on from `step` has behind it; a cut last line is left out."""
-    lines: list[Line] = []
-    for text in content.decode().splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            break
-        if line["step"] <= (validated if line["split"] == "val" else step):
-            lines.append(line)
-    return lines
+    """The lines of metrics.jsonl that a run which goes on from `step` has behind it."""
+    return [line for line in parse(content) if line["step"] <= (validated if line["split"] == "val" else step)]
 
 
 class Screen:

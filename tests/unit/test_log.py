@@ -1,0 +1,38 @@
+import json
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from catdog.training.log import MetricsLog, kept_lines
+
+
+def line(step: int, split: str = "train", loss: float = 0.5) -> dict[str, object]:
+    return {"step": step, "phase": "frozen", "split": split, "loss": loss, "accuracy": 0.5, "time": 1.0}
+
+
+def content(*lines: dict[str, object]) -> bytes:
+    return "".join(json.dumps(entry) + "\n" for entry in lines).encode()
+
+
+def test_a_run_that_goes_on_keeps_the_lines_up_to_its_step_in_their_order() -> None:
+    lines = [line(2), line(4), line(4, "val"), line(6)]
+    assert kept_lines(content(*lines), step=4, validated=4) == lines[:3]
+    assert kept_lines(content(*lines), step=6, validated=4) == lines
+
+
+def test_a_validation_that_was_not_committed_is_made_again() -> None:
+    assert kept_lines(content(line(4), line(4, "val")), step=4, validated=0) == [line(4)]
+
+
+def test_tensorboard_shows_each_step_once_after_a_restart(tmp_path: Path) -> None:
+    first = MetricsLog([], tmp_path)
+    for step in (2, 4, 6):
+        first.add(line(step))
+    first.close()
+    second = MetricsLog(kept_lines(first.content(), step=4, validated=0), tmp_path)
+    second.add(line(6, loss=0.25))
+    second.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(2, 0.5), (4, 0.5), (6, 0.25)]
+    assert [json.loads(text)["step"] for text in second.content().decode().splitlines()] == [2, 4, 6]
