@@ -19,10 +19,11 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from catdog import recipe as recipes
-from catdog.data.shards import CLASSES, SPLITS, Manifest, load_manifest
+from catdog.data.shards import CLASSES, SKIPPED, SPLITS, Manifest, load_manifest
 from catdog.errors import CallerError, RunError
 from catdog.recipe import Recipe
-from catdog.storage import Bucket
+from catdog.run import REPORT, evaluation, finished_recipe
+from catdog.storage import open_bucket
 
 if TYPE_CHECKING:
     from catdog.evaluation.predict import Prediction
@@ -70,9 +71,9 @@ class Prepare:
     """Leave the data set that is there if it has the same source and options."""
 
     def execute(self) -> int:
-        from catdog.data.prepare import SKIPPED, prepare
+        from catdog.data.prepare import prepare
 
-        bucket = Bucket(self.data_uri)
+        bucket = open_bucket(self.data_uri)
         prepared = prepare(
             self.source,
             bucket,
@@ -87,7 +88,7 @@ class Prepare:
         )
         _print_manifest(prepared.manifest)
         if prepared.skipped:
-            print(f"{prepared.skipped} files left out, each with its reason in {bucket.path(SKIPPED)}")
+            print(f"{prepared.skipped} files left out, each with its reason in {bucket.uri}/{SKIPPED}")
         print(f"data set {bucket.uri}{'' if prepared.written else ' (was there already)'}")
         return DONE
 
@@ -105,7 +106,7 @@ class Verify:
     def execute(self) -> int:
         from catdog.data.verify import verify
 
-        manifest, faults = verify(Bucket(self.data_uri))
+        manifest, faults = verify(open_bucket(self.data_uri))
         _print_manifest(manifest)
         for fault in faults:
             print(fault)
@@ -138,12 +139,12 @@ class Train:
         from catdog.training.trainer import train
 
         try:
-            result = train(recipe)
+            metrics = train(recipe)
         except Stopped as stopped:
             print(f"catdog: {stopped}; the same command goes on from there", file=sys.stderr)
             return 128 + stopped.number
-        _print_evaluation(result.metrics)
-        print(f"report {result.report}")
+        _print_evaluation(metrics)
+        print(f"report {recipe.run.uri}/{REPORT}")
         return DONE
 
 
@@ -162,15 +163,15 @@ class Evaluate:
     """Part of the data set."""
 
     def execute(self) -> int:
-        run = Bucket(self.run)
-        recipe = _finished(run)
-        data = Bucket(self.data if self.data is not None else recipe.data.uri)
+        run = open_bucket(self.run)
+        recipe = finished_recipe(run)
+        data = open_bucket(self.data if self.data is not None else recipe.data.uri)
         load_manifest(data)
         _import_tensorflow()
         from catdog.evaluation.evaluate import evaluate
 
         _print_evaluation(evaluate(run, data, self.split))
-        print(f"written to {run.path(f'evaluation/{self.split}')}")
+        print(f"written to {run.uri}/{evaluation(self.split)}")
         return DONE
 
 
@@ -191,8 +192,8 @@ class Predict:
     def execute(self) -> int:
         if not self.images:
             raise CallerError("predict lacks IMAGE: give at least one picture or folder")
-        run = Bucket(self.run)
-        _finished(run)
+        run = open_bucket(self.run)
+        finished_recipe(run)
         _import_tensorflow()
         from catdog.evaluation.predict import predict
 
@@ -358,19 +359,8 @@ def _check_places(recipe: Recipe) -> None:
     """Tell at once what would only come out after TensorFlow's slow import."""
     if not recipe.run.uri:
         raise CallerError("run.uri is empty: name the run's folder with --run")
-    Bucket(recipe.run.uri)
-    load_manifest(Bucket(recipe.data.uri))
-
-
-def _finished(run: Bucket) -> Recipe:
-    """The recipe of a run; raises CallerError where there is no run or it has no model yet."""
-    if not run.exists("recipe.toml"):
-        raise CallerError(
-            f"{run.uri}: there is no run here (no recipe.toml): give the folder that `catdog train` wrote"
-        )
-    if not run.exists("model.keras"):
-        raise CallerError(f"{run.uri}: has no model.keras: run `catdog train` again to finish its training")
-    return recipes.load(run.path("recipe.toml"))
+    open_bucket(recipe.run.uri)
+    load_manifest(open_bucket(recipe.data.uri))
 
 
 def _print_manifest(manifest: Manifest) -> None:

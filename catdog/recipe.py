@@ -92,6 +92,11 @@ class Model:
     dropout: float = 0.2
     """Part of the hidden units that are dropped in training."""
 
+    @property
+    def from_scratch(self) -> bool:
+        """Whether nothing is known at the start, so that BatchNorm has to be trained too."""
+        return self.weights == "none"
+
     def __post_init__(self) -> None:
         near = difflib.get_close_matches(self.backbone, BACKBONES, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -252,7 +257,7 @@ class Recipe:
             self.augment.mixup,
             "0 when each stream gives one row: partners come from one stream; raise data.global_batch",
         )
-        scratch = self.model.weights == "none"
+        scratch = self.model.from_scratch
         _require(
             not (scratch and self.run.precision == "mixed_float16"),
             "run.precision",
@@ -267,7 +272,7 @@ class Recipe:
         )
         for phase in self.phases:
             _require(
-                self.model.weights != "none" or phase.unfreeze == "all",
+                not scratch or phase.unfreeze == "all",
                 f"phases {phase.name!r}: unfreeze",
                 phase.unfreeze,
                 "'all' when model.weights = 'none': an untrained backbone has nothing worth freezing",
@@ -283,17 +288,23 @@ MAY_DIFFER = ("data.uri", "run.uri", "run.strategy", "run.log_every", "checkpoin
 def load(path: str | Path) -> Recipe:
     """Read a recipe's TOML file; raises CallerError that names the file and the field."""
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return parse(Path(path).read_bytes(), str(path))
     except FileNotFoundError:
         raise CallerError(f"{path}: there is no such recipe") from None
     except OSError as error:
         raise CallerError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def parse(content: bytes, name: str) -> Recipe:
+    """A recipe from what its file, of this name, holds; raises CallerError that names the file and the field."""
+    try:
+        table = tomllib.loads(content.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise CallerError(f"{path}: is not a recipe in TOML: {error}") from None
+        raise CallerError(f"{name}: is not a recipe in TOML: {error}") from None
     try:
         return _build(Recipe, table, "")
     except CallerError as error:
-        raise CallerError(f"{path}: {error}") from None
+        raise CallerError(f"{name}: {error}") from None
 
 
 def override(recipe: Recipe, settings: list[tuple[str, str]]) -> Recipe:

@@ -6,6 +6,7 @@ workers, and the position of a run is one integer.
 """
 
 import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +17,33 @@ Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
+class Share:
+    """The part of every batch that is one worker's, who divides it among its replicas."""
+
+    worker: int = 0
+    workers: int = 1
+    replicas: int = 1
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One global batch of G rows; arrays are int64 [G]."""
+    """One global batch of G rows."""
 
     epoch: int
-    shard: Ints
-    """Which of the split's shards a row's example lies in."""
-    record: Ints
-    """Which record of that shard it is."""
     example: Ints
-    """Its index in the split: the shards' records one after another."""
+    """Int64 [G]: each row's index in the split, whose shards' records are counted one after another."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A shard that is read from, and the first and the last step that do so."""
+
+    shard: int
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
@@ -68,35 +86,48 @@ class Order:
 
     def batch(self, step: int) -> Batch:
         """The global batch of the step that follows `step` done ones, counted from the start of the run."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        first = within * self._rows
-        columns = [self._epoch(epoch)[stream][first : first + self._rows] for stream in range(self.streams)]
-        example = np.stack(columns, axis=1).reshape(-1)
-        shard = np.searchsorted(self._starts, example, side="right") - 1
-        return Batch(epoch, shard, example - self._starts[shard], example)
+        return next(self.batches(step, step + 1))
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """The global batches of the steps from `start` up to but not including `stop`."""
+        for epoch, first, last in self._epochs(start, stop):
+            streams = [self._stream(epoch, stream) for stream in range(self.streams)]
+            for within in range(first, last):
+                rows = slice(within * self._rows, (within + 1) * self._rows)
+                yield Batch(epoch, np.stack([stream[rows] for stream in streams], axis=1).reshape(-1))
+
+    def needs(self, share: Share, start: int, stop: int) -> Iterator[Need]:
+        """What a worker reads in the steps from `start` up to but not including `stop`, by first step; anew each epoch."""
+        starts = np.cumsum([0, *self.sizes[:-1]])
+        for epoch, first, last in self._epochs(start, stop):
+            found: list[Need] = []
+            for stream in range(share.worker, self.streams, share.workers):
+                examples = self._stream(epoch, stream)[first * self._rows : last * self._rows]
+                shards = np.searchsorted(starts, examples, side="right") - 1
+                steps = epoch * self.steps_per_epoch + first + np.arange(len(shards)) // self._rows
+                found += [Need(s, *_ends(steps[shards == s])) for s in np.unique(shards).tolist()]
+            yield from sorted(found, key=lambda need: (need.first, need.last, need.shard))
 
     @property
     def _rows(self) -> int:
         """Rows that each stream gives to a batch."""
         return self.global_batch // self.streams
 
-    @functools.cached_property
-    def _starts(self) -> Ints:
-        return np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64)
-
-    def _epoch(self, epoch: int) -> list[Ints]:
-        # One epoch is kept, for a run asks for its batches in order; threads may share it, so it is put in place whole.
-        kept_epoch, streams = self.__dict__.get("_kept", (None, []))
-        if kept_epoch != epoch:
-            streams = [self._stream(epoch, stream) for stream in range(self.streams)]
-            self.__dict__["_kept"] = (epoch, streams)
-        return streams
+    def _epochs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Each epoch that the steps reach into, with the first of its own steps that is one of them and the one after
+        the last."""
+        while start < stop:
+            epoch, first = divmod(start, self.steps_per_epoch)
+            last = min(self.steps_per_epoch, first + stop - start)
+            yield epoch, first, last
+            start += last - first
 
     def _stream(self, epoch: int, stream: int) -> Ints:
         """The examples of one stream in the order of one epoch."""
         shards = np.arange(stream, len(self.sizes), self.streams)
         shards = shards[permutation(len(shards), self.seed, epoch, 0, stream)]
-        parts = [self._starts[s] + permutation(self.sizes[s], self.seed, epoch, 1, int(s)) for s in shards]
+        starts = np.cumsum([0, *self.sizes[:-1]])
+        parts = [starts[s] + permutation(self.sizes[s], self.seed, epoch, 1, int(s)) for s in shards]
         examples = np.concatenate(parts)
         return examples if self.labels is None else self._balanced(examples, epoch, stream)
 
@@ -134,37 +165,52 @@ def permutation(n: int, *key: int) -> Ints:
     return np.argsort(words, kind="stable")
 
 
-def rows(streams: int, global_batch: int, worker: int, workers: int, replicas: int) -> Ints:
+def rows(streams: int, global_batch: int, share: Share) -> Ints:
     """Which rows of every global batch each replica of a worker computes, int64 [replicas, b]; -1 is padding.
 
     Replica k of worker w owns the streams s with s mod (workers * replicas) = w + workers * k, so that a worker serves
     the streams s with s mod workers = w. A stream's rows lie together. Raises CallerError for more replicas than
     streams.
     """
-    shares, per_stream = workers * replicas, global_batch // streams
+    shares, per_stream = share.workers * share.replicas, global_batch // streams
     if shares > streams:
         raise CallerError(f"data.streams = {streams}: must be at least the number of replicas, {shares}")
-    result = np.full((replicas, -(-streams // shares), per_stream), -1, np.int64)
-    for replica in range(replicas):
-        own = np.arange(worker + workers * replica, streams, shares)
+    result = np.full((share.replicas, -(-streams // shares), per_stream), -1, np.int64)
+    for replica in range(share.replicas):
+        own = np.arange(share.worker + share.workers * replica, streams, shares)
         result[replica, : len(own)] = own[:, None] + streams * np.arange(per_stream)
-    return result.reshape(replicas, -1)
+    return result.reshape(share.replicas, -1)
 
 
-def evaluation(sizes: tuple[int, ...] | list[int], batch: int, worker: int, workers: int, replicas: int) -> Ints:
+def evaluation(sizes: Sequence[int], batch: int, share: Share) -> Ints:
     """Examples that a worker evaluates, int64 [steps, replicas, b] with `batch` rows over all; -1 is padding.
 
     Worker w reads the shards i with i mod workers = w; each example comes exactly once over all workers, and every
     worker makes the same number of steps.
     """
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    own = [np.arange(starts[i], starts[i + 1]) for i in range(worker, len(sizes), workers)]
+    own = [np.arange(starts[i], starts[i + 1]) for i in range(share.worker, len(sizes), share.workers)]
     examples = np.concatenate([np.empty(0, np.int64), *own])
-    b = max(-(-batch // (workers * replicas)), 1)
-    most = max(sum(sizes[w::workers]) for w in range(workers))
-    table = np.full((-(-most // (b * replicas)), replicas, b), -1, np.int64)
+    b = max(-(-batch // (share.workers * share.replicas)), 1)
+    most = max(sum(sizes[w :: share.workers]) for w in range(share.workers))
+    table = np.full((-(-most // (b * share.replicas)), share.replicas, b), -1, np.int64)
     table.reshape(-1)[: len(examples)] = examples
     return table
+
+
+def evaluation_needs(sizes: Sequence[int], batch: int, share: Share) -> Iterator[Need]:
+    """What a worker reads in the steps of `evaluation`, by first step."""
+    table = evaluation(sizes, batch, share)
+    starts = np.cumsum([0, *sizes[:-1]])
+    shards = np.where(table >= 0, np.searchsorted(starts, table, side="right") - 1, -1)
+    for shard in range(share.worker, len(sizes), share.workers):
+        steps = np.nonzero((shards == shard).any(axis=(1, 2)))[0]
+        if len(steps):
+            yield Need(shard, *_ends(steps))
+
+
+def _ends(steps: Ints) -> tuple[int, int]:
+    return int(steps[0]), int(steps[-1])
 
 
 def _cycled(members: Ints, length: int, seed: int, epoch: int, stream: int) -> Ints:

@@ -1,10 +1,8 @@
-"""Order and local shards → batches of tensors, decoded and cropped on the host's cores."""
+"""Order and records → batches of tensors, decoded and cropped on the host's cores."""
 
 import functools
 import io
-import os
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -14,8 +12,8 @@ from scipy.special import betaincinv
 from catdog.data import example as examples
 from catdog.data import order as orders
 from catdog.data.augment import CROP_AREA, CROP_ASPECT, CROP_X, CROP_Y, DRAWS, MIXUP, draws
-from catdog.data.order import Order
-from catdog.data.shards import record_index
+from catdog.data.order import WHOLE, Order, Share
+from catdog.data.records import Reader, Records
 from catdog.recipe import Recipe
 
 _FEATURES = {
@@ -29,40 +27,8 @@ Row = dict[str, tf.Tensor]
 Element = dict[str, np.ndarray | list[bytes]]
 
 
-class Shards:
-    """Random access to the records of a split's local shard files.
-
-    A file is opened for each read, a matter of microseconds: no number of shards runs out of file handles or fills the
-    memory with maps, and a path is asked for when its file is needed. What stays is the index of each shard read from.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-        self._indices: dict[int, np.ndarray] = {}
-
-    def read(self, shard: int, record: int) -> bytes:
-        """The payload of one record, a serialized tf.train.Example; raises ValueError on a broken file."""
-        path = self._paths[shard]
-        if shard not in self._indices:
-            self._indices[shard] = record_index(path)
-        offset, length = self._indices[shard][record].tolist()
-        file = os.open(path, os.O_RDONLY)
-        try:
-            return os.pread(file, length, offset)
-        finally:
-            os.close(file)
-
-
 def train_dataset(
-    order: Order,
-    paths: Sequence[Path],
-    recipe: Recipe,
-    *,
-    start: int,
-    stop: int,
-    worker: int = 0,
-    workers: int = 1,
-    replicas: int = 1,
+    order: Order, records: Records, recipe: Recipe, *, start: int, stop: int, share: Share = WHOLE
 ) -> tf.data.Dataset:
     """The steps from `start` up to but not including `stop`: one element a step and replica, replicas in turn.
 
@@ -70,60 +36,48 @@ def train_dataset(
     batch; example int64 [b]; draws float32 [b, DRAWS], uniform but for column MIXUP, which holds the share that a row
     keeps. Padding is a black picture of weight 0, row -1, example -1. No record is read that is not in an element.
     """
-    shards, seed = Shards(paths), recipe.run.seed
-    table = orders.rows(order.streams, order.global_batch, worker, workers, replicas)
+    table = orders.rows(order.streams, order.global_batch, share)
 
     def elements() -> Iterator[Element]:
-        for step in range(start, stop):
-            batch = order.batch(step)
-            for rows in table:
-                real = rows >= 0
-                example = np.where(real, batch.example[rows], -1)
-                numbers = draws(seed, batch.epoch, example)
-                if (alpha := recipe.augment.mixup) > 0:
-                    numbers[:, MIXUP] = betaincinv(alpha, alpha, numbers[:, MIXUP].astype(np.float64))
-                records = _records(shards, batch.shard[rows], batch.record[rows], real)
-                weight = real.astype(np.float32)
-                yield {"record": records, "weight": weight, "row": rows, "example": example, "draws": numbers}
+        with records.reading(order.needs(share, start, stop)) as reader:
+            for step, batch in enumerate(order.batches(start, stop), start):
+                reader.reach(step)
+                for rows in table:
+                    example = np.where(rows >= 0, batch.example[rows], -1)
+                    numbers = draws(recipe.run.seed, batch.epoch, example)
+                    if (alpha := recipe.augment.mixup) > 0:
+                        numbers[:, MIXUP] = betaincinv(alpha, alpha, numbers[:, MIXUP].astype(np.float64))
+                    yield _element(reader, example) | {"row": rows, "draws": numbers}
 
     def image(stored: Row, row: Row) -> tf.Tensor:
         shape = stored["image/height"], stored["image/width"]
         window = _crop_window(*shape, row["draws"], recipe.augment.min_area)
         return _decode(stored["image/encoded"], window, recipe.data.side)
 
-    return _dataset(elements, image, table.shape[1], (stop - start) * replicas, {"row": tf.int32, "draws": tf.float32})
+    b = table.shape[1]
+    more = {"row": tf.TensorSpec((b,), tf.int32), "draws": tf.TensorSpec((b, DRAWS), tf.float32)}
+    return _dataset(elements, image, b, (stop - start) * share.replicas, more)
 
 
-def evaluation_dataset(
-    sizes: Sequence[int],
-    paths: Sequence[Path],
-    side: int,
-    batch: int,
-    *,
-    worker: int = 0,
-    workers: int = 1,
-    replicas: int = 1,
-) -> tf.data.Dataset:
+def evaluation_dataset(records: Records, side: int, batch: int, share: Share = WHOLE) -> tf.data.Dataset:
     """Each example of a split exactly once, in the order of `order.evaluation`: one element a step and replica.
 
     An element has image uint8 [b, side, side, 3]; label and weight float32 [b]; example int64 [b]. Padding is a black
     picture of weight 0, example -1.
     """
-    shards = Shards(paths)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-    table = orders.evaluation(list(sizes), batch, worker, workers, replicas)
+    table = orders.evaluation(records.sizes, batch, share)
+    steps, replicas, b = table.shape
 
     def elements() -> Iterator[Element]:
-        for example in table.reshape(-1, table.shape[2]):
-            real = example >= 0
-            shard = np.searchsorted(starts, example, side="right") - 1
-            records = _records(shards, shard, example - starts[shard], real)
-            yield {"record": records, "weight": real.astype(np.float32), "example": example}
+        with records.reading(orders.evaluation_needs(records.sizes, batch, share)) as reader:
+            for step, rows in enumerate(table):
+                reader.reach(step)
+                yield from (_element(reader, example) for example in rows)
 
     def image(stored: Row, _: Row) -> tf.Tensor:
         return decode_whole(stored["image/encoded"], side)
 
-    return _dataset(elements, image, table.shape[2], table.shape[0] * replicas, {})
+    return _dataset(elements, image, b, steps * replicas, {})
 
 
 def decode_whole(encoded: tf.Tensor, side: int) -> tf.Tensor:
@@ -163,9 +117,10 @@ def _decode(encoded: tf.Tensor, window: tf.Tensor, side: int) -> tf.Tensor:
     return tf.cast(image + 0.5, tf.uint8)
 
 
-def _records(shards: Shards, shard: np.ndarray, record: np.ndarray, real: np.ndarray) -> list[bytes]:
-    places = zip(shard.tolist(), record.tolist(), real.tolist(), strict=True)
-    return [shards.read(s, r) if is_real else _blank() for s, r, is_real in places]
+def _element(reader: Reader, example: np.ndarray) -> Element:
+    """The records of some examples, of which -1 is padding."""
+    content = [reader.read(index) if index >= 0 else _blank() for index in example.tolist()]
+    return {"record": content, "weight": (example >= 0).astype(np.float32), "example": example}
 
 
 @functools.cache
@@ -182,12 +137,11 @@ def _dataset(
     image: Callable[[Row, Row], tf.Tensor],
     rows: int,
     count: int,
-    more: dict[str, tf.DType],
+    more: dict[str, tf.TensorSpec],
 ) -> tf.data.Dataset:
     """Batches of `rows` from `count` elements, whose records `image` turns to pictures, one at a time on every core."""
-    types = {"record": tf.string, "weight": tf.float32, "example": tf.int64} | more
-    shapes = {name: (rows, DRAWS) if name == "draws" else (rows,) for name in types}
-    signature = {name: tf.TensorSpec(shapes[name], dtype) for name, dtype in types.items()}
+    types = {"record": tf.string, "weight": tf.float32, "example": tf.int64}
+    signature = {name: tf.TensorSpec((rows,), dtype) for name, dtype in types.items()} | more
 
     def decoded(row: Row) -> Row:
         stored = tf.io.parse_single_example(row["record"], _FEATURES)

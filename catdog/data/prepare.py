@@ -1,6 +1,5 @@
 """A source → a data set: decoded, deduplicated, split, shuffled, sharded, and only then given its manifest."""
 
-import contextlib
 import csv
 import hashlib
 import io
@@ -19,12 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from catdog.data import example
 from catdog.data.images import decode, encode
 from catdog.data.processes import cores, process_pool
-from catdog.data.shards import CLASSES, MANIFEST, SHARD_NAME, SPLITS, Manifest, Shard, load_manifest, write_records
+from catdog.data.shards import CLASSES, MANIFEST, SHARD_NAME, SKIPPED, SPLITS, Manifest, Shard, load_manifest
 from catdog.data.sources import Item, Opened, open_source
-from catdog.errors import CallerError, RunError, one_line
-from catdog.storage import Bucket, crc32c
-
-SKIPPED = "skipped.csv"
+from catdog.data.tfrecord import write_records
+from catdog.errors import CallerError, one_line
+from catdog.storage import Bucket
 
 _TOGETHER = 16
 """Pictures that a process is given at once."""
@@ -86,7 +84,8 @@ def prepare(
     if bucket.exists(MANIFEST) and not overwrite:
         return Prepared(_reused(source, options, bucket, reuse), 0, written=False)
     opened = open_source(source, seed)
-    with _spool(bucket) as spool:
+    # The converted pictures lie in a nameless file until all are known: beside the shards, where there is room for them.
+    with tempfile.TemporaryFile(dir=bucket.scratch()) as spool:
         pictures, unusable = _convert_all(opened, side, spool)
         pictures, repeated = _unique(pictures)
         skipped = sorted([*unusable, *repeated], key=lambda s: (s.name, s.reason))
@@ -153,20 +152,6 @@ def _reused(source: str, options: dict[str, Any], bucket: Bucket, reuse: bool) -
             f"{bucket.uri}: holds a data set made otherwise ({'; '.join(different)}); name another folder, or --overwrite"
         )
     return manifest
-
-
-@contextlib.contextmanager
-def _spool(bucket: Bucket) -> Iterator[BinaryIO]:
-    """A nameless file for the converted pictures, beside the shards: elsewhere there may be less room, or only memory."""
-    folder = bucket.path("")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as spool:
-            yield spool
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise CallerError(f"{bucket.uri}: cannot be written: {error}") from None
-    except OSError as error:  # such as no space left on the disk
-        raise RunError(f"{bucket.uri}: cannot be written: {error}") from None
 
 
 def _clear(bucket: Bucket) -> None:
@@ -289,8 +274,8 @@ def _write(name: str, pictures: list[Picture], count: int, spool: BinaryIO, buck
         file = f"{name}-{index:05d}-of-{count:05d}.tfrecord"
         with bucket.writing(file) as path:
             write_records(path, (_example(picture, spool) for picture in members))
-            size, checksum = path.stat().st_size, crc32c(path)
-        yield Shard(file, name, size, checksum, "".join(str(picture.label) for picture in members))
+        written = bucket.stats([file])[file]
+        yield Shard(file, name, written.size, written.crc32c, "".join(str(picture.label) for picture in members))
 
 
 def _example(picture: Picture, spool: BinaryIO) -> bytes:

@@ -1,28 +1,22 @@
-"""TFRecord shards and their manifest: written, indexed, read back and verified, with no TensorFlow."""
+"""The shards of a data set and the manifest that names them."""
 
 import hashlib
 import json
 import re
-import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import google_crc32c
-import numpy as np
-
 from catdog.errors import CallerError, RunError
-from catdog.storage import Bucket, crc32c
+from catdog.storage import Bucket, Stat
 
 CLASSES = ("cat", "dog")
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
+SKIPPED = "skipped.csv"
 
 SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
-
-_FRAME = struct.Struct("<QI")
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,8 @@ class Manifest:
 def load_manifest(bucket: Bucket) -> Manifest:
     """The manifest of a data set; raises CallerError where there is none or it is not one."""
     if not bucket.exists(MANIFEST):
-        what = "no such folder" if not Path(bucket.uri).is_dir() else "holds no data set: there is no manifest.json"
+        root = bucket.local("")
+        what = "no such folder" if root and not root.is_dir() else f"holds no data set: there is no {MANIFEST}"
         raise CallerError(f"{bucket.uri}: {what}; write one with `catdog prepare SOURCE {bucket.uri}`")
     try:
         content = json.loads(bucket.read(MANIFEST))
@@ -125,44 +120,14 @@ def _shard(entry: dict[str, Any]) -> Shard:
     return shard
 
 
-def check_shards(bucket: Bucket, shards: Sequence[Shard]) -> list[Path]:
-    """The shards' files, each with the bytes that the manifest tells; raises RunError that names one that has not."""
+def pinned(bucket: Bucket, shards: Sequence[Shard]) -> dict[str, Stat]:
+    """What the store knows of each shard, by name; raises RunError that names one that is not as the manifest tells."""
+    found = bucket.stats([shard.name for shard in shards])
     for shard in shards:
-        path = bucket.path(shard.name)
-        found = crc32c(path) if path.is_file() else "nothing"
-        if found != shard.crc32c:
+        there = found.get(shard.name)
+        if there is None or there.crc32c != shard.crc32c:
             raise RunError(
-                f"{path}: crc32c {shard.crc32c} expected, {found} found; `catdog verify {bucket.uri}` tells more"
+                f"{bucket.uri}/{shard.name}: crc32c {shard.crc32c} expected, {there.crc32c if there else 'nothing'} found;"
+                f" `catdog verify {bucket.uri}` tells more"
             )
-    return [bucket.path(shard.name) for shard in shards]
-
-
-def record_index(path: Path) -> np.ndarray:
-    """Offset and length of each payload in a TFRecord file, int64 [records, 2]; raises ValueError on a broken file."""
-    size = path.stat().st_size
-    spans: list[tuple[int, int]] = []
-    with open(path, "rb") as file:
-        at = 0
-        while at < size:
-            file.seek(at)
-            header = file.read(_FRAME.size)
-            length = _FRAME.unpack(header)[0] if len(header) == _FRAME.size else size
-            if at + _FRAME.size + length + 4 > size:
-                raise ValueError(f"{path}: record {len(spans)} runs past the end of the file")
-            spans.append((at + _FRAME.size, length))
-            at += _FRAME.size + length + 4
-    return np.array(spans, np.int64).reshape(-1, 2)
-
-
-def write_records(path: Path, payloads: Iterable[bytes]) -> None:
-    """A TFRecord file: each payload framed by its length and masked CRC-32Cs, as TensorFlow's record format has it."""
-    with open(path, "wb") as file:
-        for payload in payloads:
-            length = struct.pack("<Q", len(payload))
-            file.write(length + masked_crc32c(length) + payload + masked_crc32c(payload))
-
-
-def masked_crc32c(content: bytes) -> bytes:
-    """The CRC-32C of TensorFlow's record format: rotated and offset, as it stands in the file, 4 bytes."""
-    crc = google_crc32c.value(content)
-    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+    return found

@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from catdog.data import drawn, example
-from catdog.data.shards import CLASSES, record_index
+from catdog.data.shards import CLASSES
+from catdog.data.tfrecord import record_index
 from catdog.errors import CallerError
 
 MAX_BYTES = 200_000_000
@@ -211,7 +212,9 @@ def _tfds(name: str) -> Opened:
 
     def items() -> Iterator[Item]:
         for path in train.filepaths:
-            for offset, length in record_index(Path(path)).tolist():
+            with open(path, "rb") as shard:
+                index = record_index(shard)
+            for offset, length in index.tolist():
                 record = Record(Path(path), offset, length)
                 features = record.features()
                 file, label = features["image/filename"], features["label"]

@@ -10,7 +10,8 @@ from PIL import Image
 
 from catdog.data import example
 from catdog.data.processes import process_pool
-from catdog.data.shards import CLASSES, MANIFEST, SPLITS, Manifest, Shard, load_manifest, masked_crc32c, record_index
+from catdog.data.shards import CLASSES, MANIFEST, SKIPPED, SPLITS, Manifest, Shard, load_manifest
+from catdog.data.tfrecord import checked_payload, record_index
 from catdog.storage import Bucket, crc32c
 
 _KEYS = {
@@ -31,42 +32,47 @@ def verify(bucket: Bucket) -> tuple[Manifest, list[str]]:
     """
     manifest = load_manifest(bucket)
     with process_pool() as pool:
-        paths = [bucket.path(shard.name) for shard in manifest.shards]
-        faults = [fault for found in pool.map(shard_faults, paths, manifest.shards) for fault in found]
-    named = {shard.name for shard in manifest.shards} | {MANIFEST, "skipped.csv"}
+        buckets = [bucket] * len(manifest.shards)
+        faults = [fault for found in pool.map(shard_faults, buckets, manifest.shards) for fault in found]
+    named = {shard.name for shard in manifest.shards} | {MANIFEST, SKIPPED}
     faults += [f"{name}: the manifest does not name it" for name in bucket.list() if name not in named]
     return manifest, [*_manifest_faults(bucket.read(MANIFEST), manifest), *faults]
 
 
-def shard_faults(path: Path, shard: Shard) -> list[str]:
-    """What is wrong with one shard's file."""
-    if not path.is_file():
+def shard_faults(bucket: Bucket, shard: Shard) -> list[str]:
+    """What is wrong with one shard."""
+    try:
+        with bucket.reading(shard.name) as path:
+            return _file_faults(path, shard)
+    except FileNotFoundError:
         return [f"{shard.name}: is missing"]
+
+
+def _file_faults(path: Path, shard: Shard) -> list[str]:
     faults: list[str] = []
     if (size := path.stat().st_size) != shard.bytes:
         faults.append(f"{shard.name}: {size} bytes, the manifest says {shard.bytes}")
     if (found := crc32c(path)) != shard.crc32c:
         faults.append(f"{shard.name}: crc32c {found}, the manifest says {shard.crc32c}")
-    try:
-        index = record_index(path)
-    except ValueError as error:
-        return [*faults, f"{shard.name}: {str(error).removeprefix(f'{path}: ')}"]
-    if len(index) != shard.examples:
-        faults.append(f"{shard.name}: {len(index)} records, the manifest says {shard.examples}")
     with open(path, "rb") as file:
+        try:
+            index = record_index(file)
+        except ValueError as error:
+            return [*faults, f"{shard.name}: {str(error).removeprefix(f'{path}: ')}"]
+        if len(index) != shard.examples:
+            faults.append(f"{shard.name}: {len(index)} records, the manifest says {shard.examples}")
         for number, ((offset, length), label) in enumerate(zip(index.tolist(), shard.labels, strict=False)):
-            file.seek(offset - 12)
-            fault = _record_fault(file.read(12 + length + 4), int(label))
+            try:
+                fault = _example_fault(checked_payload(file, offset, length), int(label))
+            except ValueError as error:
+                fault = str(error)
             if fault:
                 faults.append(f"{shard.name} record {number}: {fault}")
     return faults
 
 
-def _record_fault(frame: bytes, label: int) -> str | None:
-    """What is wrong with one framed record of the class that the manifest says."""
-    payload = frame[12:-4]
-    if masked_crc32c(frame[:8]) != frame[8:12] or masked_crc32c(payload) != frame[-4:]:
-        return "its checksum does not match its bytes"
+def _example_fault(payload: bytes, label: int) -> str | None:
+    """What is wrong with the example of one record of the class that the manifest says."""
     try:
         features = example.decode(payload)
     except ValueError as error:

@@ -5,7 +5,8 @@ import importlib.metadata
 import io
 import json
 import platform
-from collections.abc import Sequence
+import typing
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,16 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from catdog.data.pipeline import Shards, evaluation_dataset
-from catdog.data.shards import CLASSES, SPLITS, Manifest, Shard, check_shards, load_manifest
+from catdog.data import example
+from catdog.data.cache import open_cache
+from catdog.data.pipeline import evaluation_dataset
+from catdog.data.records import Records
+from catdog.data.shards import CLASSES, SPLITS, Manifest, load_manifest, pinned
 from catdog.errors import CallerError
 from catdog.evaluation import history, metrics, plots, report
 from catdog.evaluation.plots import Mistake
 from catdog.evaluation.trained import BATCH, Trained, load_trained
+from catdog.run import METRICS, REPORT, evaluation
 from catdog.storage import Bucket
 
 _MISTAKES = 12
@@ -62,18 +67,20 @@ def evaluate(run: Bucket, data: Bucket, split: str = "test") -> dict[str, Any]:
     manifest = load_manifest(data)
     if not any(shard.examples for shard in manifest.split(split)):
         raise CallerError(f"{data.uri}: its {split} split is empty; prepare the data set with a larger --{split}")
-    paths = check_shards(data, manifest.split(split))
-    predictions = _predict(trained, manifest.split(split), paths)
-    lines = history.parse(run.read("metrics.jsonl")) if run.exists("metrics.jsonl") else []
+    shards = manifest.split(split)
+    with open_cache(data, pinned(data, shards)) as cache:
+        records = Records(shards, cache)
+        predictions = _predict(trained, records)
+        mistakes = _mistakes(predictions, records)
+    lines = history.parse(run.read(METRICS)) if run.exists(METRICS) else []
     summary = {
         "split": split,
         **metrics.summarize(predictions.labels, predictions.probabilities),
         "data": _data(manifest, data),
         "environment": _environment(),
     }
-    mistakes = _mistakes(predictions, manifest.split(split), paths)
     images = _plots(predictions, summary, lines)
-    folder = f"evaluation/{split}"
+    folder = evaluation(split)
     for name, image in images.items():
         run.write(f"{folder}/{name}.png", image)
     run.write(f"{folder}/mistakes.png", plots.mistakes(mistakes))
@@ -81,49 +88,38 @@ def evaluate(run: Bucket, data: Bucket, split: str = "test") -> dict[str, Any]:
     run.write(f"{folder}/metrics.json", (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
     if split == "test":
         name = run.uri.rstrip("/").rpartition("/")[2]
-        run.write("report.html", report.render(name, summary, trained.recipe, lines, images, mistakes).encode())
+        run.write(REPORT, report.render(name, summary, trained.recipe, lines, images, mistakes).encode())
     return summary
 
 
-def _predict(trained: Trained, shards: Sequence[Shard], paths: Sequence[Path]) -> _Predictions:
-    sizes = [shard.examples for shard in shards]
-    probabilities = np.full(sum(sizes), np.nan)
-    labels = np.full(sum(sizes), -1, np.int64)
-    for batch in evaluation_dataset(sizes, paths, trained.recipe.data.side, min(BATCH, sum(sizes))):
+def _predict(trained: Trained, records: Records) -> _Predictions:
+    probabilities = np.full(sum(records.sizes), np.nan)
+    for batch in evaluation_dataset(records, trained.recipe.data.side, BATCH):
         real = batch["weight"].numpy() > 0
-        example = batch["example"].numpy()[real]
-        probabilities[example] = trained.probabilities(batch["image"])[real]
-        labels[example] = batch["label"].numpy()[real]
-    opened = Shards(paths)
-    filenames = (
-        _feature(opened.read(shard, record), "image/filename").decode(errors="replace")
-        for shard, size in enumerate(sizes)
-        for record in range(size)
-    )
-    return _Predictions(tuple(filenames), labels, probabilities)
+        probabilities[batch["example"].numpy()[real]] = trained.probabilities(batch["image"])[real]
+    named = _features(records, range(len(probabilities)), "image/filename")
+    filenames = tuple(name.decode(errors="replace") for name in named)
+    return _Predictions(filenames, records.labels, probabilities)
 
 
-def _mistakes(predictions: _Predictions, shards: Sequence[Shard], paths: Sequence[Path]) -> list[Mistake]:
-    ends = np.cumsum([shard.examples for shard in shards])
-    opened = Shards(paths)
-    chosen = []
-    for example in predictions.wrong[:_MISTAKES].tolist():
-        shard = int(np.searchsorted(ends, example, side="right"))
-        record = opened.read(shard, example - int(ends[shard - 1] if shard else 0))
-        chosen.append(
-            Mistake(
-                filename=predictions.filenames[example],
-                label=CLASSES[predictions.labels[example]],
-                predicted=CLASSES[predictions.predicted[example]],
-                probability=float(predictions.confidence[example]),
-                picture=_feature(record, "image/encoded"),
-            )
+def _mistakes(predictions: _Predictions, records: Records) -> list[Mistake]:
+    chosen = predictions.wrong[:_MISTAKES].tolist()
+    return [
+        Mistake(
+            filename=predictions.filenames[example],
+            label=CLASSES[predictions.labels[example]],
+            predicted=CLASSES[predictions.predicted[example]],
+            probability=float(predictions.confidence[example]),
+            picture=picture,
         )
-    return chosen
+        for example, picture in zip(chosen, _features(records, chosen, "image/encoded"), strict=True)
+    ]
 
 
-def _feature(record: bytes, name: str) -> bytes:
-    return tf.train.Example.FromString(record).features.feature[name].bytes_list.value[0]
+def _features(records: Records, examples: Iterable[int], name: str) -> list[bytes]:
+    """One feature, of bytes, of each example."""
+    with records.reading(iter(())) as reader:
+        return [typing.cast(bytes, example.decode(reader.read(index))[name]) for index in examples]
 
 
 def _plots(predictions: _Predictions, summary: dict[str, Any], lines: Sequence[history.Line]) -> dict[str, bytes]:
@@ -143,9 +139,9 @@ def _csv(predictions: _Predictions) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["filename", "label", "probability_dog", "predicted", "correct", "example"])
     columns = (predictions.filenames, predictions.labels, predictions.probabilities, predictions.predicted)
-    for example, (filename, label, probability, choice) in enumerate(zip(*columns, strict=True)):
+    for index, (filename, label, probability, choice) in enumerate(zip(*columns, strict=True)):
         correct = "true" if choice == label else "false"
-        writer.writerow([filename, CLASSES[label], f"{probability:.6f}", CLASSES[choice], correct, example])
+        writer.writerow([filename, CLASSES[label], f"{probability:.6f}", CLASSES[choice], correct, index])
     return text.getvalue().encode()
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from catdog import recipe as recipes
-from catdog.errors import CallerError, RunError
+from catdog.errors import RunError
 from catdog.recipe import Recipe
+from catdog.run import MODEL, finished_recipe
 from catdog.storage import Bucket
 
 BATCH = 64  # images at once: enough to fill a device, little enough for a laptop at any side
@@ -37,20 +37,13 @@ class Trained:
 
 def load_trained(run: Bucket) -> Trained:
     """Raises CallerError for no run or an unfinished one, and RunError when its model can't be opened."""
-    if not run.exists("recipe.toml"):
-        raise CallerError(
-            f"{run.uri}: there is no run here (no recipe.toml); give the folder that `catdog train` wrote"
-        )
-    if not run.exists("model.keras"):
-        raise CallerError(
-            f"{run.uri}: has no model.keras, for its training is not finished; run `catdog train` again to finish it"
-        )
-    recipe = recipes.load(run.path("recipe.toml"))
-    try:
-        model = keras.models.load_model(run.path("model.keras"), compile=False)
-    except (ValueError, OSError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RunError(f"{run.path('model.keras')}: can't be opened: {reason}") from error
+    recipe = finished_recipe(run)
+    with run.reading(MODEL) as path:
+        try:
+            model = keras.models.load_model(path, compile=False)
+        except (ValueError, OSError, KeyError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise RunError(f"{run.uri}/{MODEL}: can't be opened: {reason}") from error
 
     side = recipe.data.side
 

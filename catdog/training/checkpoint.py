@@ -4,17 +4,16 @@ import json
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from catdog.errors import RunError
-from catdog.storage import Bucket, crc32c
+from catdog.run import CHECKPOINTS
+from catdog.storage import Bucket, Stat, crc32c
 
 COMMIT = "COMMITTED.json"
 STATE = "state.npz"
-METRICS = "metrics.jsonl"
 
 Arrays = dict[str, np.ndarray]
 
@@ -51,14 +50,13 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the committed checkpoints, ascending."""
-        matches = (re.fullmatch(rf"checkpoints/step-(\d+)/{COMMIT}", name) for name in self._run.list("checkpoints/"))
-        return sorted(int(match.group(1)) for match in matches if match)
+        return sorted(step for step, files in self._files().items() if COMMIT in files)
 
-    def save(self, position: Position, arrays: Arrays, metrics: bytes) -> None:
-        """Write a snapshot, and the metrics up to it, in the background; waits for the save before this one, and
-        raises what that one raised."""
+    def save(self, position: Position, arrays: Arrays, beside: dict[str, bytes]) -> None:
+        """Write a snapshot in the background, and before it is committed the objects of the run that go with it; waits
+        for the save before this one, and raises what that one raised."""
         self.wait()
-        self._pending = self._writer.submit(self._write, position, arrays, metrics)
+        self._pending = self._writer.submit(self._write, position, arrays, beside)
 
     def wait(self) -> None:
         """Until the last save is committed; raises what it raised."""
@@ -71,12 +69,18 @@ class Checkpoints:
 
     def restore(self, step: int) -> tuple[Position, Arrays]:
         """A committed checkpoint, each file checked; raises RunError that names a file which is not what was committed."""
-        folder = _folder(step)
-        commit = json.loads(self._run.read(f"{folder}/{COMMIT}"))
-        for file in commit["files"]:
-            self._check(f"{folder}/{file['name']}", file)
-        with np.load(self._run.path(f"{folder}/{STATE}"), allow_pickle=False) as stored:
-            return Position(**commit["position"]), {name: stored[name] for name in stored.files}
+        name = f"{_folder(step)}/{STATE}"
+        commit = json.loads(self._run.read(f"{_folder(step)}/{COMMIT}"))
+        (file,) = commit["files"]
+        committed = Stat(file["size"], file["crc32c"])
+        try:
+            with self._run.reading(name) as path:
+                _require(f"{self._run.uri}/{name}", Stat(path.stat().st_size, crc32c(path)), committed)
+                with np.load(path, allow_pickle=False) as stored:
+                    return Position(**commit["position"]), {name: stored[name] for name in stored.files}
+        except FileNotFoundError:
+            _require(f"{self._run.uri}/{name}", None, committed)
+            raise
 
     def position(self, step: int) -> Position:
         """Where the run stood at a committed checkpoint."""
@@ -85,23 +89,28 @@ class Checkpoints:
     def sweep(self) -> None:
         """Remove what killed saves left behind: everything without a commit."""
         self._run.sweep()
-        committed = {_folder(step) for step in self.steps()}
-        root = self._run.path("checkpoints")
-        for path in sorted(root.iterdir()) if root.is_dir() else []:
-            if f"checkpoints/{path.name}" not in committed:
-                self._run.delete_all(f"checkpoints/{path.name}")
+        for step, files in self._files().items():
+            if COMMIT not in files:
+                self._run.delete_all(_folder(step))
 
-    def _write(self, position: Position, arrays: Arrays, metrics: bytes) -> None:
-        self._run.write(METRICS, metrics)
+    def _files(self) -> dict[int, list[str]]:
+        """The files of each step's folder, by step."""
+        found: dict[int, list[str]] = {}
+        for name in self._run.list(f"{CHECKPOINTS}/"):
+            if match := re.fullmatch(rf"{CHECKPOINTS}/step-(\d{{8,}})/(.+)", name):
+                found.setdefault(int(match[1]), []).append(match[2])
+        return found
+
+    def _write(self, position: Position, arrays: Arrays, beside: dict[str, bytes]) -> None:
+        for name, content in beside.items():
+            self._run.write(name, content)
         folder = _folder(position.step)
         if position.step in self.steps():
-            # The state of a step is always the same; only a validation may have come to it.
-            files = json.loads(self._run.read(f"{folder}/{COMMIT}"))["files"]
-        else:
-            with self._run.writing(f"{folder}/{STATE}") as path:
-                np.savez(path, allow_pickle=False, **arrays)
-                files = [{"name": STATE, "size": path.stat().st_size, "crc32c": crc32c(path)}]
-        self._run.write(f"{folder}/{COMMIT}", _json({"position": asdict(position), "files": files}))
+            return  # what is committed is never written again: a validation that has come to it since can be repeated
+        with self._run.writing(f"{folder}/{STATE}") as path:
+            np.savez(path, allow_pickle=False, **arrays)
+            files = [{"name": STATE, "size": path.stat().st_size, "crc32c": crc32c(path)}]
+        self._run.swap(f"{folder}/{COMMIT}", _json({"position": asdict(position), "files": files}), None)
         self._retain(position.best_step)
 
     def _retain(self, best: int | None) -> None:
@@ -112,19 +121,18 @@ class Checkpoints:
                 self._run.delete(f"{_folder(step)}/{COMMIT}")
                 self._run.delete_all(_folder(step))
 
-    def _check(self, name: str, committed: dict[str, Any]) -> None:
-        path: Path = self._run.path(name)
-        found = (path.stat().st_size, crc32c(path)) if path.is_file() else None
-        if found != (committed["size"], committed["crc32c"]):
-            raise RunError(
-                f"{path}: committed with {committed['size']} bytes and crc32c {committed['crc32c']}, found "
-                f"{f'{found[0]} bytes and {found[1]}' if found else 'nothing'};"
-                " delete its folder to go on from the checkpoint before it"
-            )
+
+def _require(name: str, found: Stat | None, committed: Stat) -> None:
+    if found != committed:
+        raise RunError(
+            f"{name}: committed with {committed.size} bytes and crc32c {committed.crc32c}, found "
+            f"{f'{found.size} bytes and {found.crc32c}' if found else 'nothing'};"
+            " delete its folder to go on from the checkpoint before it"
+        )
 
 
 def _folder(step: int) -> str:
-    return f"checkpoints/step-{step:08d}"
+    return f"{CHECKPOINTS}/step-{step:08d}"
 
 
 def _json(value: dict[str, Any]) -> bytes:

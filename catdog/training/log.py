@@ -1,6 +1,7 @@
 """The run's numbers: metrics.jsonl, TensorBoard and the screen, all at the same points."""
 
 import json
+import tempfile
 import time
 from pathlib import Path
 
@@ -11,20 +12,26 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from catdog.evaluation.history import Line, parse
+from catdog.run import METRICS, TENSORBOARD
+from catdog.storage import Bucket
 
 
 class MetricsLog:
-    """The lines of metrics.jsonl, as a run has written them so far, with TensorBoard's event files beside them.
+    """The lines of metrics.jsonl, as a run has written them so far, with TensorBoard's event file beside them.
 
-    The event files are written anew from the kept lines, so that neither of the two shows a step twice after a restart.
+    The event file is written anew from the kept lines, so that neither of the two shows a step twice after a restart.
+    It grows in the run's folder, where TensorBoard follows it, or else is one of the `objects` to be written there.
     """
 
-    def __init__(self, lines: list[Line], tensorboard: Path) -> None:
+    def __init__(self, run: Bucket, lines: list[Line]) -> None:
         self._lines = lines
-        for stale in tensorboard.glob("events.*"):
+        self._in_place = run.local(TENSORBOARD)
+        self._temporary = tempfile.TemporaryDirectory()
+        self._folder = self._in_place or Path(self._temporary.name)
+        for stale in self._folder.glob("events.*"):
             stale.unlink()
-        tensorboard.mkdir(parents=True, exist_ok=True)
-        self._events = EventFileWriter(str(tensorboard))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._events = EventFileWriter(str(self._folder))
         for line in lines:
             self._add_event(line)
 
@@ -35,12 +42,18 @@ class MetricsLog:
         self._add_event(line)
         return line
 
-    def content(self) -> bytes:
-        """All lines as metrics.jsonl."""
-        return "".join(json.dumps(line, allow_nan=False) + "\n" for line in self._lines).encode()
+    def objects(self) -> dict[str, bytes]:
+        """The objects of the run that hold all lines so far."""
+        content = "".join(json.dumps(line, allow_nan=False) + "\n" for line in self._lines).encode()
+        if self._in_place:
+            return {METRICS: content}
+        self._events.flush()
+        (events,) = self._folder.glob("events.*")
+        return {METRICS: content, f"{TENSORBOARD}/events.out.tfevents": events.read_bytes()}
 
     def close(self) -> None:
         self._events.close()
+        self._temporary.cleanup()
 
     def _add_event(self, line: Line) -> None:
         numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and k not in ("step", "time")}

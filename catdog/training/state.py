@@ -52,11 +52,10 @@ class TrainingState:
         """A copy of all variables, by names that stay the same from run to run."""
         return {name: np.array(variable.numpy()) for name, variable in self._variables().items()}
 
-    def restore(self, arrays: dict[str, np.ndarray], *, optimizer: bool) -> None:
-        """Put a snapshot back; `optimizer` tells whether its slots belong to the phase that is under way."""
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Put back a snapshot that was taken in the phase that is under way."""
         for name, variable in self._variables().items():
-            if optimizer or not name.startswith("optimizer/"):
-                variable.assign(arrays[name])
+            variable.assign(arrays[name])
 
     def _variables(self) -> dict[str, tf.Variable]:
         named = {f"model/{index:04d}": weight.value for index, weight in enumerate(self.model.weights)}

@@ -2,10 +2,13 @@
 
 import contextlib
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from catdog.data.order import Share
 from catdog.errors import CallerError
 
 
@@ -37,6 +40,16 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(
         [f"CPU:{index}" for index in range(count)], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
+
+
+def distributed(strategy: tf.distribute.Strategy, dataset: Callable[[Share], tf.data.Dataset]) -> Iterable[Any]:
+    """The strategy's batches, of which each worker makes its own share."""
+
+    def of(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        workers = context.num_input_pipelines
+        return dataset(Share(context.input_pipeline_id, workers, context.num_replicas_in_sync // workers))
+
+    return strategy.distribute_datasets_from_function(of)
 
 
 def fastest_precision() -> str:

@@ -4,50 +4,43 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from catdog import recipe as recipes
+from catdog.data import order as orders
 from catdog.data import pipeline
-from catdog.data.order import Order
-from catdog.data.shards import CLASSES, Manifest, check_shards, load_manifest
+from catdog.data.cache import open_cache
+from catdog.data.order import Order, Share
+from catdog.data.records import Records
+from catdog.data.shards import CLASSES, Manifest, load_manifest, pinned
 from catdog.errors import CallerError, RunError
 from catdog.evaluation.evaluate import evaluate
 from catdog.model import build, make_stateless, unfreeze
 from catdog.recipe import Recipe
-from catdog.storage import Bucket
-from catdog.training.checkpoint import METRICS, Checkpoints, Position
+from catdog.run import METRICS, MODEL, RECIPE, recipe_of
+from catdog.storage import Bucket, open_bucket
+from catdog.training.checkpoint import Checkpoints, Position
 from catdog.training.log import MetricsLog, Screen, kept_lines
 from catdog.training.schedule import Span, spans
 from catdog.training.signals import Stopped, StopRequest
 from catdog.training.state import TrainingState, exported_weights
 from catdog.training.step import Batch, Outcome, StepSettings, make_train_step
-from catdog.training.strategy import fastest_precision, make_strategy
+from catdog.training.strategy import distributed, fastest_precision, make_strategy
 from catdog.training.validation import make_validation
 from catdog.training.window import Window
 
-RECIPE = "recipe.toml"
-MODEL = "model.keras"
 
-
-@dataclass(frozen=True)
-class Result:
-    metrics: dict[str, Any]
-    """What evaluation/test/metrics.json holds."""
-    report: Path
-
-
-def train(recipe: Recipe) -> Result:
+def train(recipe: Recipe) -> dict[str, Any]:
     """Run the recipe from its newest checkpoint, or from the start, to its evaluation on the test split.
 
-    Raises CallerError for what the caller can mend, RunError for a run that can't go on, and Stopped after a SIGTERM
-    or Ctrl-C, once the state is committed.
+    Returns what evaluation/test/metrics.json then holds. Raises CallerError for what the caller can mend, RunError for a
+    run that can't go on, and Stopped after a SIGTERM or Ctrl-C, once the state is committed.
     """
     if not recipe.run.uri:
         raise CallerError("run.uri is empty: name the run's folder with --run")
-    run, data = Bucket(recipe.run.uri), Bucket(recipe.data.uri)
+    run, data = open_bucket(recipe.run.uri), open_bucket(recipe.data.uri)
     manifest = load_manifest(data)
     for split, use in (("val", "choose the best weights by"), ("test", "evaluate on")):
         if not any(shard.examples for shard in manifest.split(split)):
@@ -55,26 +48,26 @@ def train(recipe: Recipe) -> Result:
     order = _order(recipe, manifest)
     strategy = make_strategy(recipe.run.strategy)
     _check_replicas(recipe, strategy.num_replicas_in_sync)
-    for split in ("train", "val"):
-        check_shards(data, manifest.split(split))
+    pins = pinned(data, [*manifest.split("train"), *manifest.split("val")])
     if recipe.run.deterministic:
         tf.config.experimental.enable_op_determinism()
     checkpoints = Checkpoints(run, recipe.checkpoint.keep)
     newest = max(checkpoints.steps(), default=None)
-    before = recipes.load(run.path(RECIPE)) if run.exists(RECIPE) else None
+    before = recipe_of(run)
     recipe = _settle_precision(recipe, before)
     if newest is not None and before is not None:
         _refuse_another_run(recipe, before, checkpoints.position(newest), manifest)
     run.write(RECIPE, recipes.to_toml(recipe).encode())
     checkpoints.sweep()
-    job = _Job(recipe, run, data, manifest, order, strategy, checkpoints)
     try:
-        with StopRequest() as stop:
+        with StopRequest() as stop, open_cache(data, pins) as cache:
+            records = {split: Records(manifest.split(split), cache) for split in ("train", "val")}
+            job = _Job(recipe, run, manifest, order, records["train"], records["val"], strategy, checkpoints)
             best = _loop(job, stop, newest)
     finally:
         checkpoints.close()
     _export(job, best)
-    return Result(evaluate(run, data, "test"), run.path("report.html"))
+    return evaluate(run, data, "test")
 
 
 @dataclass(frozen=True)
@@ -83,15 +76,12 @@ class _Job:
 
     recipe: Recipe
     run: Bucket
-    data: Bucket
     manifest: Manifest
     order: Order
+    train: Records
+    val: Records
     strategy: tf.distribute.Strategy
     checkpoints: Checkpoints
-
-    @property
-    def from_scratch(self) -> bool:
-        return self.recipe.model.weights == "none"
 
 
 def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
@@ -100,38 +90,40 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
     At the top of each turn `step` steps are done. The turn validates if an epoch ends there, saves if it is time to,
     and takes the next step; so neither the end of the run nor a restart at any step needs code of its own.
     """
-    recipe, epoch = job.recipe, job.order.steps_per_epoch
-    plan = spans(recipe.phases, epoch)
+    recipe, per_epoch = job.recipe, job.order.steps_per_epoch
+    plan = spans(recipe.phases, per_epoch)
     total = plan[-1].stop
     with job.strategy.scope():
         state = _build_state(job)
     position, arrays = job.checkpoints.restore(newest) if newest is not None else (_start(job.manifest), None)
     if position.best_step is not None and position.best_step not in job.checkpoints.steps():
         raise RunError(f"{job.run.uri}: its best checkpoint, step {position.best_step}, is gone; start a new run")
+    span = _span(plan, max(position.step - 1, 0))  # a snapshot belongs to the phase of the step that it was taken after
+    train_step, batches = _start_phase(job, state, span, position.step)
     if arrays is not None:
-        state.restore(arrays, optimizer=False)
-    log = MetricsLog(_lines_so_far(job.run, position), job.run.path("tensorboard"))
-    validation = make_validation(job.strategy, state.model, job.data, job.manifest, recipe)
+        state.restore(arrays)
+    log = MetricsLog(job.run, _lines_so_far(job.run, position))
+    validation = make_validation(job.strategy, state.model, job.val, recipe)
     screen = Screen(total, position.step)
     screen.say(f"{total} steps, replicas: {job.strategy.num_replicas_in_sync}, precision: {recipe.run.precision}")
     if newest is not None:
         screen.say(f"going on from step {newest} of {total}")
     window = Window(recipe.data.global_batch, position.window)
-    saved_at, span = time.monotonic(), None
+    saved_at = time.monotonic()
 
     def save(now: Position) -> float:
-        job.checkpoints.save(replace(now, window=window.sums()), state.snapshot(), log.content())
+        job.checkpoints.save(replace(now, window=window.sums()), state.snapshot(), log.objects())
         return time.monotonic()
 
     try:
         for step in range(position.step, total + 1):
-            if step > 0 and step % epoch == 0 and position.validated < step:
+            if step > 0 and step % per_epoch == 0 and position.validated < step:
                 with state.averaged():
                     metrics = validation(lambda: stop.signal is not None)
                 if metrics is not None:
                     _require_finite(metrics, step)
                     position = _validated(replace(position, step=step), metrics["loss"])
-                    screen.show(log.add(_line(plan, step, epoch, "val", metrics)))
+                    screen.show(log.add(_line(plan, step, per_epoch, "val", metrics)))
                     saved_at = save(position)
                     window.restart_clock()
             elif step > position.step and _due(recipe, step, saved_at):
@@ -144,24 +136,22 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                 raise Stopped(stop.signal, step)
             if step == total:
                 break
-            if span is None or step == span.stop:
+            if step == span.stop:
                 span = _span(plan, step)
-                train_step = _start_phase(job, state, span)
-                if arrays is not None and step > span.start:
-                    state.restore(arrays, optimizer=True)
-                batches, arrays = _batches(job, step, span.stop), None
+                train_step, batches = _start_phase(job, state, span, step)
                 window.start_phase()
             with window.waiting():
                 batch = next(batches)
             window.add(step + 1, train_step(batch, span.learning_rate(step), step))
             screen.step(step + 1, span.phase.name)
-            if (step + 1) % recipe.run.log_every == 0 or (step + 1) % epoch == 0:
+            if (step + 1) % recipe.run.log_every == 0 or (step + 1) % per_epoch == 0:
                 window.take_all()
                 if not window.empty:
                     numbers = window.close() | {"learning_rate": span.learning_rate(step)}
-                    screen.show(log.add(_line(plan, step + 1, epoch, "train", numbers)))
+                    screen.show(log.add(_line(plan, step + 1, per_epoch, "train", numbers)))
         job.checkpoints.wait()
-        job.run.write(METRICS, log.content())
+        for name, content in log.objects().items():
+            job.run.write(name, content)
         if stop.signal:
             raise Stopped(stop.signal, total)
     finally:
@@ -180,12 +170,12 @@ def _order(recipe: Recipe, manifest: Manifest) -> Order:
 
 def _check_replicas(recipe: Recipe, replicas: int) -> None:
     streams, accumulate = recipe.data.streams, recipe.optimizer.accumulate
-    rows = -(-streams // replicas) * (recipe.data.global_batch // streams)
+    rows = orders.rows(streams, recipe.data.global_batch, Share(replicas=replicas)).shape[1]
     if rows % accumulate:
         raise CallerError(
             f"optimizer.accumulate = {accumulate}: must divide the {rows} rows that each of {replicas} replicas has"
         )
-    if recipe.model.weights == "none" and streams % replicas:
+    if recipe.model.from_scratch and streams % replicas:
         raise CallerError(
             f"data.streams = {streams}: must be a multiple of the {replicas} replicas when model.weights = 'none',"
             " for padding would enter BatchNorm's statistics"
@@ -197,7 +187,7 @@ def _settle_precision(recipe: Recipe, before: Recipe | None) -> Recipe:
     if recipe.run.precision != "auto":
         return recipe
     precision = before.run.precision if before is not None else fastest_precision()
-    if precision == "mixed_float16" and recipe.model.weights == "none":
+    if precision == "mixed_float16" and recipe.model.from_scratch:
         precision = "float32"  # an overflow would stay in BatchNorm's statistics
     return recipes.override(recipe, [("run.precision", precision)])
 
@@ -217,7 +207,7 @@ def _build_state(job: _Job) -> TrainingState:
     model = build(recipe.model, recipe.data.side, seed=recipe.run.seed, precision=recipe.run.precision)
     for phase in recipe.phases:
         unfreeze(model, phase.unfreeze)  # told now, not hours later, if a phase asks for more blocks than there are
-    if job.from_scratch:
+    if job.recipe.model.from_scratch:
         make_stateless(model, synchronize=job.strategy.num_replicas_in_sync > 1)
     return TrainingState(model, recipe, recipe.run.precision)
 
@@ -250,9 +240,9 @@ def _span(plan: tuple[Span, ...], step: int) -> Span:
     return next(span for span in plan if step < span.stop)
 
 
-def _line(plan: tuple[Span, ...], step: int, epoch: int, split: str, numbers: dict[str, float]) -> dict[str, Any]:
+def _line(plan: tuple[Span, ...], step: int, per_epoch: int, split: str, numbers: dict[str, float]) -> dict[str, Any]:
     phase = _span(plan, step - 1).phase.name
-    return {"step": step, "phase": phase, "epoch": round(step / epoch, 4), "split": split, **numbers}
+    return {"step": step, "phase": phase, "epoch": round(step / per_epoch, 4), "split": split, **numbers}
 
 
 def _due(recipe: Recipe, step: int, saved_at: float) -> bool:
@@ -260,33 +250,21 @@ def _due(recipe: Recipe, step: int, saved_at: float) -> bool:
     return (steps > 0 and step % steps == 0) or (seconds > 0 and time.monotonic() - saved_at >= seconds)
 
 
-def _start_phase(job: _Job, state: TrainingState, span: Span) -> Callable[[Batch, float, int], Outcome]:
-    unfreeze(state.model, span.phase.unfreeze, batch_norm=job.from_scratch)
+def _start_phase(
+    job: _Job, state: TrainingState, span: Span, step: int
+) -> tuple[Callable[[Batch, float, int], Outcome], Iterator[Batch]]:
+    """The compiled step of a phase, and the phase's batches from a step on."""
+    unfreeze(state.model, span.phase.unfreeze, batch_norm=job.recipe.model.from_scratch)
     with job.strategy.scope():
         state.start_phase()
     counts = [job.manifest.per_class("train")[name] for name in CLASSES]
     cat, dog = (sum(counts) / (len(counts) * count) for count in counts)
-    settings = StepSettings(job.recipe, job.from_scratch, (cat, dog))
-    return make_train_step(job.strategy, state, settings)
+    settings = StepSettings(job.recipe, job.recipe.model.from_scratch, (cat, dog))
 
+    def dataset(share: Share) -> tf.data.Dataset:
+        return pipeline.train_dataset(job.order, job.train, job.recipe, start=step, stop=span.stop, share=share)
 
-def _batches(job: _Job, start: int, stop: int) -> Iterator[Batch]:
-    paths = [job.data.path(shard.name) for shard in job.manifest.split("train")]
-
-    def dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        workers = context.num_input_pipelines
-        return pipeline.train_dataset(
-            job.order,
-            paths,
-            job.recipe,
-            start=start,
-            stop=stop,
-            worker=context.input_pipeline_id,
-            workers=workers,
-            replicas=context.num_replicas_in_sync // workers,
-        )
-
-    return iter(job.strategy.distribute_datasets_from_function(dataset))
+    return make_train_step(job.strategy, state, settings), iter(distributed(job.strategy, dataset))
 
 
 def _export(job: _Job, best: int) -> None:

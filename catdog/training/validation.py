@@ -7,37 +7,26 @@ import numpy as np
 import tensorflow as tf
 
 from catdog.data import pipeline
-from catdog.data.shards import Manifest
+from catdog.data.records import Records
 from catdog.recipe import Recipe
-from catdog.storage import Bucket
 from catdog.training.step import make_predict_step
+from catdog.training.strategy import distributed
 
 
 def make_validation(
-    strategy: tf.distribute.Strategy, model: keras.Sequential, data: Bucket, manifest: Manifest, recipe: Recipe
+    strategy: tf.distribute.Strategy, model: keras.Sequential, records: Records, recipe: Recipe
 ) -> Callable[[Callable[[], bool]], dict[str, float] | None]:
     """A function that gives the mean cross-entropy and the accuracy, or None as soon as its argument says to stop."""
-    shards = manifest.split("val")
-    labels = np.array([int(digit) for shard in shards for digit in shard.labels], np.float64)
-    sizes, paths = [shard.examples for shard in shards], [data.path(shard.name) for shard in shards]
-    batch, side = recipe.data.global_batch, recipe.data.side
+    labels = records.labels.astype(np.float64)
     predict = make_predict_step(strategy, model)
-
-    def dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        workers = context.num_input_pipelines
-        return pipeline.evaluation_dataset(
-            sizes,
-            paths,
-            side,
-            batch,
-            worker=context.input_pipeline_id,
-            workers=workers,
-            replicas=context.num_replicas_in_sync // workers,
-        )
 
     def validate(stopped: Callable[[], bool]) -> dict[str, float] | None:
         scores = np.full(len(labels), np.nan)
-        for elements in strategy.distribute_datasets_from_function(dataset):
+        batches = distributed(
+            strategy,
+            lambda share: pipeline.evaluation_dataset(records, recipe.data.side, recipe.data.global_batch, share),
+        )
+        for elements in batches:
             if stopped():
                 return None
             examples, values = (tensor.numpy() for tensor in predict(elements))

@@ -17,7 +17,7 @@ class Window:
         self._sums: defaultdict[str, float] = defaultdict(float, sums)
         self._pending: list[tuple[int, Outcome]] = []
         self._timed, self._waited, self._began = 0, 0.0, time.perf_counter()
-        self._first = False
+        self._first = True
 
     def sums(self) -> dict[str, float]:
         """What a checkpoint keeps of the window; pass it to the constructor to go on."""

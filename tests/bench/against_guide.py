@@ -15,7 +15,7 @@ from pathlib import Path
 
 from catdog.data import example
 from catdog.data.shards import CLASSES, SPLITS, record_index
-from catdog.storage import Bucket
+from catdog.storage import Bucket, open_bucket
 
 SIDE, FROZEN, FINE_TUNE = 96, 3, 2
 RECIPE = Path(__file__).parents[2] / "job" / "recipes" / "photos.toml"
@@ -33,7 +33,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        data = Bucket(str(folder / "data"))
+        data = open_bucket(str(folder / "data"))
         command = [sys.executable, "-m", "catdog", "prepare", f"folder:{arguments.photos}", data.uri, "--test", "0.3"]
         print(f"catdog prepare: {timed(command):.1f} s, once for the data set", flush=True)
         link_split(data, arguments.photos.resolve(), folder / "split")
@@ -87,7 +87,7 @@ def link_split(data: Bucket, photos: Path, folder: Path) -> None:
     for split in SPLITS:
         for label in CLASSES:
             (folder / split / label).mkdir(parents=True)
-        for path in (data.path(name) for name in data.list(f"{split}-")):
+        for path in (data.local(name) for name in data.list(f"{split}-")):
             content = path.read_bytes()
             for offset, length in record_index(path):
                 features = example.decode(content[offset : offset + length])

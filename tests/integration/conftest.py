@@ -6,7 +6,7 @@ import pytest
 
 from catdog.data import drawn
 from catdog.data.prepare import prepare
-from catdog.storage import Bucket
+from catdog.storage import Bucket, open_bucket
 
 RECIPE = """
 [data]
@@ -42,7 +42,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Bucket:
         folder = pictures / ("dog" if label else "cat")
         folder.mkdir(exist_ok=True)
         (folder / f"{index}.jpg").write_bytes(content)
-    bucket = Bucket(str(tmp_path_factory.mktemp("data")))
+    bucket = open_bucket(str(tmp_path_factory.mktemp("data")))
     prepare(f"folder:{pictures}", bucket, side=64, shards=4)
     return bucket
 

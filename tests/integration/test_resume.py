@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catdog.storage import Bucket
+from catdog.storage import open_bucket
 from catdog.training.checkpoint import Checkpoints
 
 STEPS = 40
@@ -54,7 +54,7 @@ def lines(run: Path) -> list[tuple[object, ...]]:
 
 
 def final_weights(run: Path) -> dict[str, bytes]:
-    checkpoints = Checkpoints(Bucket(str(run)), keep=2)
+    checkpoints = Checkpoints(open_bucket(str(run)), keep=2)
     _, arrays = checkpoints.restore(max(checkpoints.steps()))
     return {name: array.tobytes() for name, array in arrays.items() if not name.startswith("optimizer/")}
 
@@ -143,6 +143,6 @@ def test_metrics_hold_each_step_once(undisturbed: Path) -> None:
 def test_the_newest_and_the_best_checkpoints_are_kept(undisturbed: Path) -> None:
     losses = {step: loss for step, _, split, loss, _ in lines(undisturbed) if split == "val"}
     best = min(losses, key=lambda step: (losses[step], step))
-    steps = Checkpoints(Bucket(str(undisturbed)), keep=2).steps()
+    steps = Checkpoints(open_bucket(str(undisturbed)), keep=2).steps()
     assert steps == sorted({best, 39, 40})
     assert np.isfinite(list(losses.values())).all()

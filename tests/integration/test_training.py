@@ -16,7 +16,7 @@ from catdog.data.prepare import prepare
 from catdog.data.shards import load_manifest
 from catdog.errors import CallerError, RunError
 from catdog.recipe import Recipe
-from catdog.storage import Bucket
+from catdog.storage import Bucket, open_bucket
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.signals import Stopped
 from catdog.training.state import exported_weights
@@ -41,7 +41,7 @@ def losses(run: str, split: str = "val") -> list[float]:
 
 
 def newest(run: str) -> dict[str, np.ndarray]:
-    checkpoints = Checkpoints(Bucket(run), keep=2)
+    checkpoints = Checkpoints(open_bucket(run), keep=2)
     return checkpoints.restore(max(checkpoints.steps()))[1]
 
 
@@ -87,7 +87,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_steps_and_leaves_the_la
 
 
 def test_another_data_set_is_refused(recipe: Recipe, alone: str, small_data: Bucket, tmp_path: Path) -> None:
-    other = Bucket(str(tmp_path / "other"))
+    other = open_bucket(str(tmp_path / "other"))
     prepare(load_manifest(small_data).source, other, side=64, shards=4, seed=1)
     with pytest.raises(CallerError, match="manifest"):
         train(changed(recipe, {"data.uri": other.uri, "run.uri": alone}))
@@ -117,7 +117,7 @@ def test_the_options_of_the_recipe_work_together(recipe: Recipe) -> None:
         "phases.1.epochs": 1,
     }
     result = train(changed(recipe, settings))
-    checkpoints = Checkpoints(Bucket(recipe.run.uri), keep=2)
+    checkpoints = Checkpoints(open_bucket(recipe.run.uri), keep=2)
     position, arrays = checkpoints.restore(max(checkpoints.steps()))
     assert "loss_scale" in arrays
     assert position.best_step is not None
@@ -131,7 +131,7 @@ def test_the_options_of_the_recipe_work_together(recipe: Recipe) -> None:
 @pytest.fixture(scope="module")
 def thinned(tmp_path_factory: pytest.TempPathFactory, small_data: Bucket) -> Bucket:
     """The small data set's pictures with an eighth of its cats, and a larger test split to measure recall on."""
-    bucket = Bucket(str(tmp_path_factory.mktemp("thinned")))
+    bucket = open_bucket(str(tmp_path_factory.mktemp("thinned")))
     prepare(load_manifest(small_data).source, bucket, side=64, shards=4, val=0.1, test=0.4, keep={"cat": 0.125})
     return bucket
 
@@ -171,7 +171,7 @@ def test_what_cannot_work_is_refused_before_the_first_step(
 
 
 def test_a_damaged_shard_is_named_before_the_first_step(recipe: Recipe, small_data: Bucket, tmp_path: Path) -> None:
-    copy = Bucket(str(tmp_path / "copy"))
+    copy = open_bucket(str(tmp_path / "copy"))
     for name in small_data.list():
         copy.write(name, small_data.read(name))
     content = bytearray(copy.read("train-00002-of-00004.tfrecord"))

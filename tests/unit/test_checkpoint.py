@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from catdog.errors import RunError
-from catdog.storage import Bucket
+from catdog.storage import Bucket, open_bucket
 from catdog.training.checkpoint import Checkpoints, Position
 
 
@@ -19,13 +19,13 @@ def arrays(step: int) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Bucket:
-    return Bucket(str(tmp_path / "run"))
+    return open_bucket(str(tmp_path / "run"))
 
 
 def saved(run: Bucket, steps: list[int], keep: int = 2, best: int | None = None) -> Checkpoints:
     checkpoints = Checkpoints(run, keep)
     for step in steps:
-        checkpoints.save(position(step, best), arrays(step), b"{}\n")
+        checkpoints.save(position(step, best), arrays(step), {"metrics.jsonl": b"{}\n"})
     checkpoints.wait()
     return checkpoints
 
@@ -39,7 +39,7 @@ def test_a_restored_checkpoint_has_the_same_bits_and_numbers(run: Bucket) -> Non
 
 def test_the_newest_and_the_best_are_kept(run: Bucket) -> None:
     assert saved(run, [1, 2, 3, 4, 5], keep=2, best=2).steps() == [2, 4, 5]
-    assert sorted(p.name for p in run.path("checkpoints").iterdir()) == [f"step-{n:08d}" for n in (2, 4, 5)]
+    assert sorted(p.name for p in run.local("checkpoints").iterdir()) == [f"step-{n:08d}" for n in (2, 4, 5)]
 
 
 def test_a_save_without_its_commit_is_not_seen_and_is_swept(run: Bucket) -> None:
@@ -47,13 +47,13 @@ def test_a_save_without_its_commit_is_not_seen_and_is_swept(run: Bucket) -> None
     run.delete("checkpoints/step-00000002/COMMITTED.json")
     assert checkpoints.steps() == [1]
     checkpoints.sweep()
-    assert [p.name for p in run.path("checkpoints").iterdir()] == ["step-00000001"]
+    assert [p.name for p in run.local("checkpoints").iterdir()] == ["step-00000001"]
 
 
 @pytest.mark.parametrize("spoil", ["flip", "cut", "remove"])
 def test_a_spoilt_file_is_refused_by_name(run: Bucket, spoil: str) -> None:
     checkpoints = saved(run, [3])
-    path = run.path("checkpoints/step-00000003/state.npz")
+    path = run.local("checkpoints/step-00000003/state.npz")
     content = bytearray(path.read_bytes())
     if spoil == "remove":
         path.unlink()
@@ -66,12 +66,12 @@ def test_a_spoilt_file_is_refused_by_name(run: Bucket, spoil: str) -> None:
         checkpoints.restore(3)
 
 
-def test_saving_a_committed_step_again_leaves_its_state_and_brings_position_and_metrics(run: Bucket) -> None:
+def test_saving_a_committed_step_again_leaves_it_as_it_is_and_brings_the_metrics(run: Bucket) -> None:
     checkpoints = saved(run, [3])
-    checkpoints.save(position(3, best=3), arrays(99), b"more\n")
+    checkpoints.save(position(3, best=3), arrays(99), {"metrics.jsonl": b"more\n"})
     checkpoints.wait()
     where, what = checkpoints.restore(3)
-    assert where.best_step == 3
+    assert where == position(3)
     assert what["count"] == 3
     assert run.read("metrics.jsonl") == b"more\n"
 
@@ -90,8 +90,8 @@ def test_metrics_up_to_a_step_are_there_once_the_step_is_committed(run: Bucket) 
 
 def test_a_failed_save_is_raised_by_the_next_call_and_leaves_the_older_one(run: Bucket) -> None:
     checkpoints = saved(run, [1])
-    run.path("checkpoints/step-00000002").write_text("a file stands where the folder should be")
-    checkpoints.save(position(2), arrays(2), b"")
+    run.local("checkpoints/step-00000002").write_text("a file stands where the folder should be")
+    checkpoints.save(position(2), arrays(2), {"metrics.jsonl": b""})
     with pytest.raises(Exception, match="step-00000002"):
         checkpoints.wait()
     assert checkpoints.steps() == [1]
@@ -102,5 +102,5 @@ def test_a_commit_names_size_and_checksum_of_each_file(run: Bucket) -> None:
     commit = json.loads(run.read("checkpoints/step-00000005/COMMITTED.json"))
     (file,) = commit["files"]
     assert file["name"] == "state.npz"
-    assert file["size"] == run.path("checkpoints/step-00000005/state.npz").stat().st_size
+    assert file["size"] == run.local("checkpoints/step-00000005/state.npz").stat().st_size
     assert len(file["crc32c"]) == 8

@@ -15,7 +15,7 @@ from PIL import Image
 
 from catdog import cli
 from catdog.recipe import Data, Recipe, to_toml
-from catdog.storage import Bucket
+from catdog.storage import open_bucket
 
 SIDE = 32
 QUICKSTART = str(Path(__file__).parents[2] / "job" / "recipes" / "quickstart.toml")
@@ -60,7 +60,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     )
     model.layers[-1].set_weights([np.full((3, 1), 2, np.float32), np.array([-3], np.float32)])
     model.save(folder / "model.keras")
-    Bucket(str(folder)).write("recipe.toml", to_toml(Recipe(data=Data(uri=str(data), side=SIDE))).encode())
+    open_bucket(str(folder)).write("recipe.toml", to_toml(Recipe(data=Data(uri=str(data), side=SIDE))).encode())
     return folder
 
 

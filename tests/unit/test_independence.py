@@ -17,7 +17,7 @@ from catdog.data.prepare import prepare
 from catdog.data.shards import load_manifest
 from catdog.data.sources import File, Item
 from catdog.errors import CallerError
-from catdog.storage import Bucket
+from catdog.storage import Bucket, open_bucket
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(photos: Path, folder: Path, cores: int, shards: int = 4) -> Bucket:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "cores", lambda: cores)
-        prepare(f"folder:{photos}", bucket := Bucket(str(folder)), side=32, shards=shards, overwrite=True)
+        prepare(f"folder:{photos}", bucket := open_bucket(str(folder)), side=32, shards=shards, overwrite=True)
     return bucket
 
 
@@ -93,7 +93,7 @@ def test_of_the_shared_bad_images_those_of_no_use_change_no_byte_and_the_others_
 def test_a_prepare_broken_off_looks_unfinished_and_the_next_one_leaves_nothing_of_it(
     photos: Path, clean: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bucket = Bucket(str(shutil.copytree(clean.uri, tmp_path / "data")))
+    bucket = open_bucket(str(shutil.copytree(clean.uri, tmp_path / "data")))
     written = module.write_records
 
     def broken_off_at_the_third(path: Path, payloads: Iterable[bytes]) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from catdog.storage import open_bucket
 from catdog.training.log import MetricsLog, kept_lines
 
 
@@ -25,14 +26,15 @@ def test_a_validation_that_was_not_committed_is_made_again() -> None:
 
 
 def test_tensorboard_shows_each_step_once_after_a_restart(tmp_path: Path) -> None:
-    first = MetricsLog([], tmp_path)
+    run = open_bucket(str(tmp_path))
+    first = MetricsLog(run, [])
     for step in (2, 4, 6):
         first.add(line(step))
     first.close()
-    second = MetricsLog(kept_lines(first.content(), step=4, validated=0), tmp_path)
+    second = MetricsLog(run, kept_lines(first.objects()["metrics.jsonl"], step=4, validated=0))
     second.add(line(6, loss=0.25))
     second.close()
-    events = EventAccumulator(str(tmp_path))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(2, 0.5), (4, 0.5), (6, 0.25)]
-    assert [json.loads(text)["step"] for text in second.content().decode().splitlines()] == [2, 4, 6]
+    assert [json.loads(text)["step"] for text in second.objects()["metrics.jsonl"].decode().splitlines()] == [2, 4, 6]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catdog.data.order import Order, evaluation, permutation, rows
+from catdog.data.order import Order, Share, evaluation, evaluation_needs, permutation, rows
 from catdog.errors import CallerError
 
 properties = settings(max_examples=60, deadline=None)
@@ -31,6 +31,10 @@ def orders(draw, labelled=False):
         return Order(sizes, streams, batch, seed, tuple("01" * (s // 2) + "1" * (s % 2) for s in sizes))
 
 
+def shards_of(sizes, examples) -> np.ndarray:
+    return np.repeat(np.arange(len(sizes)), sizes)[examples]
+
+
 def epoch_of(order: Order, epoch: int) -> np.ndarray:
     first = epoch * order.steps_per_epoch
     return np.concatenate([order.batch(first + step).example for step in range(order.steps_per_epoch)])
@@ -47,19 +51,49 @@ def test_an_epoch_holds_each_example_at_most_once_and_nearly_all(order, epoch):
 
 @properties
 @given(orders(), st.integers(0, 200))
-def test_a_batch_names_one_place_for_each_example(order, step):
+def test_a_batch_has_its_epoch_and_examples_of_the_split(order, step):
     batch = order.batch(step)
-    starts = np.cumsum((0, *order.sizes))
     assert batch.epoch == step // order.steps_per_epoch
-    assert (batch.record < np.array(order.sizes)[batch.shard]).all() and (batch.record >= 0).all()
-    assert (starts[batch.shard] + batch.record == batch.example).all()
+    assert batch.example.shape == (order.global_batch,)
+    assert batch.example.min() >= 0 and batch.example.max() < sum(order.sizes)
 
 
 @properties
 @given(orders(), st.integers(0, 50))
 def test_row_r_comes_from_stream_r_mod_streams_whose_shards_never_change(order, step):
-    batch = order.batch(step)
-    assert (batch.shard % order.streams == np.arange(order.global_batch) % order.streams).all()
+    assert (
+        shards_of(order.sizes, order.batch(step).example) % order.streams
+        == np.arange(order.global_batch) % order.streams
+    ).all()
+
+
+@properties
+@given(orders(), st.integers(0, 60), st.integers(0, 60))
+def test_batches_are_those_of_their_steps(order, start, length):
+    batches = list(order.batches(start, start + length))
+    assert len(batches) == length
+    for step, batch in enumerate(batches, start):
+        assert (batch.example == order.batch(step).example).all() and batch.epoch == order.batch(step).epoch
+
+
+@properties
+@given(
+    st.booleans().flatmap(lambda labelled: orders(labelled)), st.integers(1, 3), st.integers(0, 40), st.integers(0, 40)
+)
+def test_needs_are_the_shards_that_a_worker_reads_with_their_first_and_last_steps(order, workers, start, length):
+    workers = min(workers, order.streams)
+    for worker in range(workers):
+        share = Share(worker, workers)
+        (mine,) = rows(order.streams, order.global_batch, share)
+        read = {}
+        for step in range(start, start + length):
+            batch = order.batch(step)
+            for shard in shards_of(order.sizes, batch.example[mine[mine >= 0]]).tolist():
+                first, _ = read.get((batch.epoch, shard), (step, step))
+                read[batch.epoch, shard] = (first, step)
+        needs = list(order.needs(share, start, start + length))
+        assert [need.first for need in needs] == sorted(need.first for need in needs)
+        assert sorted((n.shard, n.first, n.last) for n in needs) == sorted((s, *at) for (_, s), at in read.items())
 
 
 @properties
@@ -130,7 +164,7 @@ def test_oversampling_uses_all_of_the_commonest_class_when_streams_hold_as_many(
 def test_the_rows_of_all_workers_are_the_batch_exactly_once(streams, per_stream, workers, replicas):
     if workers * replicas > streams:
         return
-    shares = [rows(streams, streams * per_stream, w, workers, replicas) for w in range(workers)]
+    shares = [rows(streams, streams * per_stream, Share(w, workers, replicas)) for w in range(workers)]
     assert len({share.shape for share in shares}) == 1
     real = np.concatenate([share[share >= 0] for share in shares])
     assert sorted(real.tolist()) == list(range(streams * per_stream))
@@ -149,13 +183,19 @@ def test_the_rows_of_all_workers_are_the_batch_exactly_once(streams, per_stream,
     st.integers(1, 4),
 )
 def test_evaluation_sees_each_example_exactly_once(sizes, batch, workers, replicas):
-    tables = [evaluation(sizes, batch, w, workers, replicas) for w in range(workers)]
+    tables = [evaluation(sizes, batch, Share(w, workers, replicas)) for w in range(workers)]
     assert len({table.shape for table in tables}) == 1 and tables[0].shape[1] == replicas
     real = np.concatenate([table[table >= 0] for table in tables])
     assert sorted(real.tolist()) == list(range(sum(sizes)))
-    shard = np.repeat(np.arange(len(sizes)), sizes)
     for worker, table in enumerate(tables):
-        assert (shard[table[table >= 0]] % workers == worker).all()
+        assert (shards_of(sizes, table[table >= 0]) % workers == worker).all()
+        needs = list(evaluation_needs(sizes, batch, Share(worker, workers, replicas)))
+        assert [need.first for need in needs] == sorted(need.first for need in needs)
+        read = [np.unique(shards_of(sizes, step[step >= 0])) for step in table]
+        for shard in range(len(sizes)):
+            steps = [step for step, shards in enumerate(read) if shard in shards]
+            found = [(need.first, need.last) for need in needs if need.shard == shard]
+            assert found == ([(steps[0], steps[-1])] if steps else [])
 
 
 @pytest.mark.parametrize(
@@ -177,4 +217,4 @@ def test_what_does_not_fit_is_told_in_one_line(sizes, streams, batch, labels, to
 
 def test_more_replicas_than_streams_are_refused():
     with pytest.raises(CallerError, match=r"streams = 4.*replicas, 6"):
-        rows(4, 8, 0, 3, 2)
+        rows(4, 8, Share(0, 3, 2))

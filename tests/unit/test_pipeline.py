@@ -1,5 +1,6 @@
 """The pipeline: the order's examples, decoded and cropped, as batches that do not depend on how the work is shared."""
 
+import contextlib
 import io
 import itertools
 import os
@@ -11,9 +12,13 @@ import tensorflow as tf
 from PIL import Image
 
 from catdog.data.augment import CROP_AREA, CROP_ASPECT, CROP_X, CROP_Y, DRAWS, MIXUP, draws
-from catdog.data.order import Order, evaluation, rows
-from catdog.data.pipeline import Shards, _crop_window, _decode, decode_whole, evaluation_dataset, train_dataset
+from catdog.data.cache import open_cache
+from catdog.data.order import WHOLE, Order, Share, evaluation, rows
+from catdog.data.pipeline import _crop_window, _decode, decode_whole, evaluation_dataset, train_dataset
+from catdog.data.records import Records
+from catdog.data.shards import Shard
 from catdog.recipe import Augment, Data, Recipe
+from catdog.storage import open_bucket
 
 SIDE, STREAMS, BATCH, SIZES = 32, 3, 6, (5, 5, 5, 5, 4, 4)
 
@@ -52,30 +57,50 @@ def paths(tmp_path_factory) -> list[Path]:
     return result
 
 
+@pytest.fixture(scope="module")
+def records(paths):
+    with open_cache(open_bucket(str(paths[0].parent)), {}) as cache:
+        yield Records(shards(paths), cache)
+
+
 def recipe(**augment) -> Recipe:
     return Recipe(data=Data(side=SIDE, global_batch=BATCH, streams=STREAMS), augment=Augment(**augment))
 
 
-def train(paths, start=0, stop=6, worker=0, workers=1, replicas=1, **augment) -> list[dict[str, np.ndarray]]:
+def train(records, start=0, stop=6, share=WHOLE, **augment) -> list[dict[str, np.ndarray]]:
     order = Order(SIZES, STREAMS, BATCH, 0)
-    dataset = train_dataset(
-        order, paths, recipe(**augment), start=start, stop=stop, worker=worker, workers=workers, replicas=replicas
-    )
+    dataset = train_dataset(order, records, recipe(**augment), start=start, stop=stop, share=share)
     elements = list(dataset.as_numpy_iterator())
-    assert len(elements) == dataset.cardinality() == (stop - start) * replicas
+    assert len(elements) == dataset.cardinality() == (stop - start) * share.replicas
     return elements
 
 
-class Noted(list):
-    """A list that notes which of its items were asked for."""
+class Noted:
+    """A cache that notes which of the shards were asked for."""
 
-    def __init__(self, items):
-        super().__init__(items)
+    def __init__(self, paths):
+        self._paths = {path.name: path for path in paths}
         self.read: set[int] = set()
 
-    def __getitem__(self, index):
-        self.read.add(index)
-        return super().__getitem__(index)
+    @contextlib.contextmanager
+    def follow(self, shards, needs):
+        yield self
+
+    def reach(self, step):
+        pass
+
+    def open(self, shard):
+        self.read.add(sorted(self._paths).index(shard.name))
+        return open(self._paths[shard.name], "rb")
+
+
+def noted(paths) -> tuple[Noted, Records]:
+    cache = Noted(paths)
+    return cache, Records(shards(paths), cache)
+
+
+def shards(paths) -> list[Shard]:
+    return [Shard(path.name, "train", 0, "00000000", "0" * size) for path, size in zip(paths, SIZES, strict=True)]
 
 
 def by_row(elements: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -85,10 +110,10 @@ def by_row(elements: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: values[at] for name, values in whole.items()}
 
 
-def test_elements_hold_the_orders_examples_their_labels_and_draws(paths):
+def test_elements_hold_the_orders_examples_their_labels_and_draws(records):
     order = Order(SIZES, STREAMS, BATCH, 0)
-    (share,) = rows(STREAMS, BATCH, 0, 1, 1)
-    for step, element in enumerate(train(paths)):
+    (share,) = rows(STREAMS, BATCH, WHOLE)
+    for step, element in enumerate(train(records)):
         batch = order.batch(step)
         assert {name: (value.dtype.name, value.shape) for name, value in element.items()} == {
             "image": ("uint8", (BATCH, SIDE, SIDE, 3)),
@@ -104,80 +129,81 @@ def test_elements_hold_the_orders_examples_their_labels_and_draws(paths):
         assert (element["draws"] == draws(0, batch.epoch, element["example"])).all()
 
 
-def test_without_cropping_a_row_is_its_whole_picture(paths):
-    for element in train(paths, stop=2, min_area=1.0):
+def test_without_cropping_a_row_is_its_whole_picture(records):
+    for element in train(records, stop=2, min_area=1.0):
         for index, image in zip(element["example"], element["image"], strict=True):
             content = jpeg(picture(int(index), 40 + int(index), 70 - int(index)))
             assert (image == decode_whole(tf.constant(content), SIDE).numpy()).all()
 
 
-def test_starting_at_a_step_gives_what_running_to_it_gave(paths):
-    whole = train(paths, 0, 9)
+def test_starting_at_a_step_gives_what_running_to_it_gave(records):
+    whole = train(records, 0, 9)
     for start in (1, 4, 8):
-        for ran, resumed in zip(whole[start:], train(paths, start, 9), strict=True):
+        for ran, resumed in zip(whole[start:], train(records, start, 9), strict=True):
             assert all((ran[name] == resumed[name]).all() for name in ran)
 
 
 @pytest.mark.parametrize(("workers", "replicas"), [(2, 1), (1, 2), (3, 1), (1, 3)])
-def test_any_number_of_workers_and_replicas_computes_the_same_rows(paths, workers, replicas):
-    alone = [by_row([element]) for element in train(paths, mixup=0.4)]
-    shares = [train(paths, 0, 6, w, workers, replicas, mixup=0.4) for w in range(workers)]
+def test_any_number_of_workers_and_replicas_computes_the_same_rows(records, workers, replicas):
+    alone = [by_row([element]) for element in train(records, mixup=0.4)]
+    shares = [train(records, 0, 6, Share(w, workers, replicas), mixup=0.4) for w in range(workers)]
     for step, whole in enumerate(alone):
         at = slice(step * replicas, (step + 1) * replicas)
         together = by_row([element for share in shares for element in share[at]])
         assert all((together[name] == whole[name]).all() for name in whole)
 
 
-def test_padding_is_a_black_picture_of_weight_0_in_whole_streams(paths):
-    elements = train(paths, worker=1, workers=2)
+def test_padding_is_a_black_picture_of_weight_0_in_whole_streams(records):
+    elements = train(records, share=Share(1, 2))
     for element in elements:
         real = element["weight"] == 1
         assert real.tolist() == [True, True, False, False]
         assert (element["row"][~real] == -1).all() and (element["example"][~real] == -1).all()
         assert not element["image"][~real].any() and element["image"][real].any()
-    sums = [sum(e["weight"].sum() for e in train(paths, worker=w, workers=2)) for w in range(2)]
+    sums = [sum(e["weight"].sum() for e in train(records, share=Share(w, 2))) for w in range(2)]
     assert sum(sums) == 6 * BATCH
 
 
 def test_a_worker_reads_its_own_shards_only_and_none_before_it_needs_them(paths):
     for worker in range(2):
-        noted = Noted(paths)
-        train(noted, worker=worker, workers=2)
-        assert noted.read and {shard % STREAMS % 2 for shard in noted.read} == {worker}
-    noted, order = Noted(paths), Order(SIZES, STREAMS, BATCH, 0)
-    train(noted, start=5, stop=6)
-    assert noted.read == set(order.batch(5).shard.tolist()) and len(noted.read) == STREAMS
+        cache, records = noted(paths)
+        train(records, share=Share(worker, 2))
+        assert cache.read and {shard % STREAMS % 2 for shard in cache.read} == {worker}
+    (cache, records), order = noted(paths), Order(SIZES, STREAMS, BATCH, 0)
+    train(records, start=5, stop=6)
+    of_examples = np.repeat(np.arange(len(SIZES)), SIZES)
+    assert cache.read == set(of_examples[order.batch(5).example].tolist()) and len(cache.read) == STREAMS
 
 
-def test_many_shards_leave_no_file_open(paths):
+def test_many_shards_leave_no_file_open(records):
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else pytest.skip("no /proc")
-    shards = Shards(paths)
-    assert all(shards.read(shard, 3) for shard in range(len(SIZES)))
-    assert len(os.listdir("/proc/self/fd")) <= before
+    with records.reading(iter(())) as reader:
+        assert all(reader.read(example) for example in range(sum(SIZES)))
+        assert len(os.listdir("/proc/self/fd")) <= before
 
 
-def test_records_are_those_that_tensorflow_reads(paths):
-    for shard, path in enumerate(paths):
-        for record, payload in enumerate(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()):
-            assert Shards(paths).read(shard, record) == payload
+def test_records_are_those_that_tensorflow_reads(paths, records):
+    written = list(tf.data.TFRecordDataset([str(path) for path in paths]).as_numpy_iterator())
+    with records.reading(iter(())) as reader:
+        assert [reader.read(example) for example in range(sum(SIZES))] == written
 
 
-def test_mixup_gives_a_row_shares_of_the_beta_distribution_and_the_other_draws_alone(paths):
-    plain, mixed = train(paths), train(paths, mixup=0.3)
+def test_mixup_gives_a_row_shares_of_the_beta_distribution_and_the_other_draws_alone(records):
+    plain, mixed = train(records), train(records, mixup=0.3)
     for without, with_mixup in zip(plain, mixed, strict=True):
         others = [column for column in range(DRAWS) if column != MIXUP]
         assert (without["draws"][:, others] == with_mixup["draws"][:, others]).all()
-    shares = np.concatenate([element["draws"][:, MIXUP] for element in train(paths, 0, 80, mixup=0.3)])
+    shares = np.concatenate([element["draws"][:, MIXUP] for element in train(records, 0, 80, mixup=0.3)])
     # Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1)).
     assert abs(shares.mean() - 0.5) < 0.08 and abs(shares.var() - 0.25 / 1.6) < 0.03
 
 
 @pytest.mark.parametrize(("workers", "replicas", "batch"), [(1, 1, 5), (2, 1, 5), (1, 2, 7), (4, 2, 8), (8, 1, 30)])
-def test_evaluation_gives_each_picture_once_whole_with_its_label(paths, workers, replicas, batch):
+def test_evaluation_gives_each_picture_once_whole_with_its_label(records, workers, replicas, batch):
     seen: dict[int, int] = {}
     for worker in range(workers):
-        dataset = evaluation_dataset(SIZES, paths, SIDE, batch, worker=worker, workers=workers, replicas=replicas)
-        table = evaluation(SIZES, batch, worker, workers, replicas)
+        share = Share(worker, workers, replicas)
+        dataset, table = evaluation_dataset(records, SIDE, batch, share), evaluation(SIZES, batch, share)
         elements = list(dataset.as_numpy_iterator())
         assert [e["example"].tolist() for e in elements] == table.reshape(-1, table.shape[2]).tolist()
         for element in elements:
@@ -243,8 +269,11 @@ def test_shrinking_does_not_alias():
     assert np.abs(grey.astype(int) - 127).max() <= 3
 
 
-def test_a_broken_shard_is_an_error_that_names_the_file(paths, tmp_path):
-    cut = tmp_path / "cut.tfrecord"
-    cut.write_bytes(paths[0].read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"cut\.tfrecord"):
-        Shards([cut]).read(0, 0)
+@pytest.mark.parametrize("kept", [-100, None])
+def test_a_shard_that_is_broken_or_holds_too_little_is_an_error_that_names_the_file(paths, tmp_path, kept):
+    path = tmp_path / "cut.tfrecord"
+    path.write_bytes(paths[0].read_bytes()[:kept])
+    with open_cache(open_bucket(str(tmp_path)), {}) as cache:
+        records = Records([Shard(path.name, "train", 0, "00000000", "0" * (SIZES[0] + (kept is None)))], cache)
+        with records.reading(iter(())) as reader, pytest.raises(ValueError, match=r"cut\.tfrecord"):
+            reader.read(0)

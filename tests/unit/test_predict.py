@@ -22,7 +22,7 @@ from catdog.evaluation.metrics import summarize
 from catdog.evaluation.predict import predict
 from catdog.evaluation.trained import BATCH
 from catdog.recipe import Data, Recipe, to_toml
-from catdog.storage import Bucket
+from catdog.storage import Bucket, open_bucket
 
 PLOTS = ("accuracy", "confusion", "loss", "mistakes", "precision_recall", "reliability", "roc")
 LINE = '{"step": 10, "phase": "frozen", "epoch": 1, "split": "val", "loss": 0.4, "accuracy": 0.8, "time": 5.0}\n'
@@ -67,9 +67,9 @@ def made(tmp_path_factory) -> World:
         bright = (label == "dog") != odd
         name = f"{'bright' if bright else 'dark'} & <{index:02d}>.{'png' if index % 3 else 'jpg'}"
         draw(root / "photos" / label / name, index, bright=bright)
-    data, run = Bucket(str(root / "data")), Bucket(str(root / "run"))
+    data, run = open_bucket(str(root / "data")), open_bucket(str(root / "run"))
     prepare(f"folder:{root / 'photos'}", data, shards=2, val=0.25, test=0.5)
-    save_model(run.path("model.keras"), slope=2.0)
+    save_model(run.local("model.keras"), slope=2.0)
     run.write("recipe.toml", to_toml(Recipe(data=Data(side=96))).encode())
     run.write("metrics.jsonl", LINE.encode())
     return World(run, data, root / "photos")
@@ -80,7 +80,7 @@ def world(made, tmp_path) -> World:
     """A copy that the test may spoil."""
     shutil.copytree(made.run.uri, tmp_path / "run")
     shutil.copytree(made.data.uri, tmp_path / "data")
-    return World(Bucket(str(tmp_path / "run")), Bucket(str(tmp_path / "data")), made.photos)
+    return World(open_bucket(str(tmp_path / "run")), open_bucket(str(tmp_path / "data")), made.photos)
 
 
 def rows(run: Bucket, split: str = "test") -> list[dict[str, str]]:
@@ -164,11 +164,11 @@ def test_an_evaluation_that_ends_half_way_leaves_neither_metrics_nor_report(worl
 
 def test_a_caller_is_told_what_is_missing(world, tmp_path):
     with pytest.raises(CallerError, match="no run here"):
-        evaluate(Bucket(str(tmp_path / "nothing")), world.data)
+        evaluate(open_bucket(str(tmp_path / "nothing")), world.data)
     with pytest.raises(CallerError, match=r"'tset'.*train, val, test"):
         evaluate(world.run, world.data, "tset")
     with pytest.raises(CallerError, match="nothing"):
-        evaluate(world.run, Bucket(str(tmp_path / "nothing")))
+        evaluate(world.run, open_bucket(str(tmp_path / "nothing")))
     world.run.delete("model.keras")
     for ask in (lambda: evaluate(world.run, world.data), lambda: predict(world.run, [world.photos])):
         with pytest.raises(CallerError, match="not finished; run `catdog train` again"):
@@ -198,7 +198,7 @@ def test_a_model_that_cannot_be_used_is_named(world):
     world.run.write("model.keras", whole[: len(whole) // 2])
     with pytest.raises(RunError, match=r"model\.keras"):
         evaluate(world.run, world.data)
-    save_model(world.run.path("model.keras"), slope=float("nan"))
+    save_model(world.run.local("model.keras"), slope=float("nan"))
     with pytest.raises(RunError, match="no probabilities"):
         evaluate(world.run, world.data)
 

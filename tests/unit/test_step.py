@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from catdog.data.augment import DRAWS
-from catdog.data.order import rows
+from catdog.data.order import Share, rows
 from catdog.recipe import Augment, Data, Loss, Model, Optimizer, Recipe
 from catdog.training.state import INITIAL_SCALE, TrainingState
 from catdog.training.step import StepSettings, losses, make_predict_step, make_train_step
@@ -68,7 +68,7 @@ class Harness:
         image = (rng.integers(0, 128, (BATCH, SIDE, SIDE, 3)) + 100 * label[:, None, None, None]).astype(np.uint8)
         draws = rng.random((BATCH, DRAWS), np.float32)
         weight = np.array([weights.get(row, 1.0) for row in range(BATCH)], np.float32)
-        table = rows(STREAMS, BATCH, 0, 1, self.replicas)
+        table = rows(STREAMS, BATCH, Share(replicas=self.replicas))
 
         def share(context: Any) -> dict[str, tf.Tensor]:
             own = table[context.replica_id_in_sync_group]
@@ -213,7 +213,7 @@ def test_a_state_put_back_takes_the_same_steps_bit_for_bit() -> None:
         first.run(step)
     arrays = first.state.snapshot()
     second = Harness(1, recipe, "mixed_float16")
-    second.state.restore(arrays, optimizer=True)
+    second.state.restore(arrays)
     for step in range(2, 5):
         assert first.run(step) == second.run(step)
     for name, value in first.state.snapshot().items():

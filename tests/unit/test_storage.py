@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog.errors import CallerError
-from catdog.storage import Bucket, crc32c
+from catdog.storage import Bucket, crc32c, open_bucket
 
 NAMES = ["a", "b/c.json", "with space/and more.txt", "ünï/コード/😀.png", "checkpoints/step-00000001/state.npz"]
 
 KILLED_HALF_WAY = """
 import os, sys
-from catdog.storage import Bucket
-with Bucket(sys.argv[1]).writing(sys.argv[2]) as path:
+from catdog.storage import Bucket, open_bucket
+with open_bucket(sys.argv[1]).writing(sys.argv[2]) as path:
     path.write_bytes(b"half")
     print("written", flush=True)
     sys.stdin.read()
@@ -27,7 +27,7 @@ with Bucket(sys.argv[1]).writing(sys.argv[2]) as path:
 
 @pytest.fixture
 def bucket(tmp_path: Path) -> Bucket:
-    return Bucket(str(tmp_path / "bucket"))
+    return open_bucket(str(tmp_path / "bucket"))
 
 
 def kill_a_writer(bucket: Bucket, name: str) -> None:
@@ -80,7 +80,7 @@ def test_an_object_is_there_only_once_the_block_has_ended(bucket):
 
 def test_what_is_written_can_be_read_by_everyone(bucket):
     bucket.write("a", b"")
-    assert bucket.path("a").stat().st_mode & 0o777 == 0o644
+    assert bucket.local("a").stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,7 +98,7 @@ def test_any_name_is_written_listed_read_and_deleted(bucket, name):
 
 @given(content=st.binary())
 def test_what_is_read_is_what_was_written(tmp_path_factory, content):
-    bucket = Bucket(str(tmp_path_factory.mktemp("bucket")))
+    bucket = open_bucket(str(tmp_path_factory.mktemp("bucket")))
     bucket.write("x", content)
     assert bucket.read("x") == content
 
@@ -111,7 +111,7 @@ def test_a_list_is_sorted_and_goes_by_prefix(bucket):
     assert bucket.list("a/") == ["a/1", "a/2", "a/deep/3"]
     assert bucket.list("a/d") == ["a/deep/3"]
     assert bucket.list("none/") == []
-    assert Bucket(f"{bucket.uri}/a").list() == ["1", "2", "deep/3"]
+    assert open_bucket(f"{bucket.uri}/a").list() == ["1", "2", "deep/3"]
 
 
 def test_a_folder_is_no_object(bucket):
@@ -130,19 +130,19 @@ def test_delete_all_takes_the_folder_and_not_its_neighbours(bucket):
 @pytest.mark.parametrize("uri", ["gs://bucket/prefix", "s3://bucket"])
 def test_a_kind_of_bucket_that_is_not_supported_is_refused_in_one_line(uri):
     with pytest.raises(CallerError, match="not supported") as caught:
-        Bucket(uri)
+        open_bucket(uri)
     assert str(caught.value).startswith(uri) and "\n" not in str(caught.value)
 
 
 def test_an_empty_uri_is_refused():
     with pytest.raises(CallerError, match="folder's path"):
-        Bucket("")
+        open_bucket("")
 
 
 def test_a_path_that_leads_through_a_file_is_refused_in_one_line(tmp_path):
     (tmp_path / "file").write_text("x")
     for uri in (tmp_path / "file", tmp_path / "file/inside"):
-        bucket = Bucket(str(uri))
+        bucket = open_bucket(str(uri))
         assert not bucket.exists("a") and bucket.list() == []
         for change in (lambda b: b.write("a", b""), lambda b: b.delete("a")):
             with pytest.raises(CallerError, match="cannot be written") as caught:
@@ -158,7 +158,7 @@ def test_a_folder_where_nothing_can_be_made_is_refused_in_one_line(tmp_path):
         if os.access(folder, os.W_OK):
             pytest.skip("this user may write everywhere")
     with pytest.raises(CallerError, match="cannot be written") as caught:
-        Bucket(str(folder / "data")).write("a", b"")
+        open_bucket(str(folder / "data")).write("a", b"")
     assert "\n" not in str(caught.value)
 
 

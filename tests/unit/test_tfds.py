@@ -20,7 +20,7 @@ from catdog.data.prepare import prepare
 from catdog.data.sources import open_source
 from catdog.data.verify import verify
 from catdog.errors import CallerError
-from catdog.storage import Bucket
+from catdog.storage import open_bucket
 
 PICTURES = 12
 
@@ -66,7 +66,7 @@ def test_every_picture_comes_with_its_name_and_class(home: Path, monkeypatch: py
 
 def test_a_data_set_is_prepared_from_it(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of_tfds(home, monkeypatch)
-    bucket = Bucket(str(tmp_path / "data"))
+    bucket = open_bucket(str(tmp_path / "data"))
     monkeypatch.setattr(prepare_module, "process_pool", thread_pool)
     manifest = prepare("tfds:cats_vs_dogs", bucket, side=32, shards=2, val=0.25, test=0.25).manifest
     assert [manifest.per_class(name) for name in ("train", "val", "test")] == [

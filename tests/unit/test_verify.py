@@ -10,10 +10,11 @@ from pictures import class_folders, encoded, picture, thread_pool
 from catdog.data import example
 from catdog.data import verify as module
 from catdog.data.prepare import prepare
-from catdog.data.shards import Manifest, load_manifest, record_index, write_records
+from catdog.data.shards import Manifest, load_manifest
+from catdog.data.tfrecord import record_index, write_records
 from catdog.data.verify import shard_faults, verify
 from catdog.errors import CallerError
-from catdog.storage import Bucket, crc32c
+from catdog.storage import Bucket, crc32c, open_bucket
 
 SHARD = "train-00001-of-00003.tfrecord"
 
@@ -21,13 +22,13 @@ SHARD = "train-00001-of-00003.tfrecord"
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("verify")
-    prepare(f"folder:{class_folders(root / 'photos', 12, 12)}", Bucket(str(root / "data")), shards=3)
+    prepare(f"folder:{class_folders(root / 'photos', 12, 12)}", open_bucket(str(root / "data")), shards=3)
     return root / "data"
 
 
 @pytest.fixture
 def bucket(sound: Path, tmp_path: Path) -> Bucket:
-    return Bucket(str(shutil.copytree(sound, tmp_path / "data")))
+    return open_bucket(str(shutil.copytree(sound, tmp_path / "data")))
 
 
 def change(bucket: Bucket, edit: Callable[[dict], object]) -> None:
@@ -39,20 +40,21 @@ def change(bucket: Bucket, edit: Callable[[dict], object]) -> None:
 def faults_of_shard(bucket: Bucket, manifest: Manifest | None = None) -> list[str]:
     manifest = manifest or load_manifest(bucket)
     (shard,) = (shard for shard in manifest.shards if shard.name == SHARD)
-    return shard_faults(bucket.path(SHARD), shard)
+    return shard_faults(bucket, shard)
 
 
 def rewrite(bucket: Bucket, edit: Callable[[dict[str, example.Value]], object]) -> list[str]:
     """Change record 2 of the shard, with every checksum right again; gives the shard's faults."""
-    path = bucket.path(SHARD)
+    path = bucket.local(SHARD)
     content = path.read_bytes()
-    payloads = [content[offset : offset + length] for offset, length in record_index(path).tolist()]
+    with open(path, "rb") as file:
+        payloads = [content[offset : offset + length] for offset, length in record_index(file).tolist()]
     features = example.decode(payloads[2])
     edit(features)
     payloads[2] = example.encode(features)
     write_records(path, payloads)
     (shard,) = (shard for shard in load_manifest(bucket).shards if shard.name == SHARD)
-    return shard_faults(path, replace(shard, bytes=path.stat().st_size, crc32c=crc32c(path)))
+    return shard_faults(bucket, replace(shard, bytes=path.stat().st_size, crc32c=crc32c(path)))
 
 
 def test_a_sound_data_set_has_no_fault(bucket: Bucket) -> None:
@@ -64,7 +66,7 @@ def test_a_sound_data_set_has_no_fault(bucket: Bucket) -> None:
 def test_several_faults_are_all_named(bucket: Bucket) -> None:
     bucket.delete("val-00000-of-00001.tfrecord")
     bucket.write("train-00007-of-00008.tfrecord", b"")
-    path = bucket.path(SHARD)
+    path = bucket.local(SHARD)
     path.write_bytes(path.read_bytes()[:-100])
     change(bucket, lambda m: m["splits"]["test"].update(examples=99))
     faults = verify(bucket)[1]
@@ -82,9 +84,10 @@ def test_several_faults_are_all_named(bucket: Bucket) -> None:
 
 @pytest.mark.parametrize("where", ["length", "payload", "checksum"])
 def test_a_flipped_bit_is_found_and_its_record_named(bucket: Bucket, where: str) -> None:
-    path = bucket.path(SHARD)
+    path = bucket.local(SHARD)
     content = bytearray(path.read_bytes())
-    offset, length = record_index(path)[3]
+    with open(path, "rb") as file:
+        offset, length = record_index(file)[3]
     content[{"length": offset - 4, "payload": offset + length // 2, "checksum": offset + length}[where]] ^= 0x10
     path.write_bytes(content)
     faults = faults_of_shard(bucket)
@@ -95,7 +98,7 @@ def test_a_flipped_bit_is_found_and_its_record_named(bucket: Bucket, where: str)
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.999])
 def test_a_shard_cut_short_is_found(bucket: Bucket, kept: float) -> None:
-    path = bucket.path(SHARD)
+    path = bucket.local(SHARD)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
     faults = faults_of_shard(bucket)
@@ -164,11 +167,11 @@ def test_a_wrong_record_with_right_checksums_is_found_and_named(
 
 
 def test_a_record_that_is_no_example_is_found_and_named(bucket: Bucket) -> None:
-    path = bucket.path(SHARD)
+    path = bucket.local(SHARD)
     write_records(path, [b"no example"] * 6)
     assert f"{SHARD} record 5: is no tf.train.Example" in " ".join(faults_of_shard(bucket))
 
 
 def test_where_there_is_no_data_set_it_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CallerError, match="no such folder"):
-        verify(Bucket(str(tmp_path / "nowhere")))
+        verify(open_bucket(str(tmp_path / "nowhere")))

@@ -1,0 +1,68 @@
+"""The records of a split by their example: its shards' records one after another; with no TensorFlow."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from catdog.data.cache import ShardCache, ShardFiles
+from catdog.data.order import Need
+from catdog.data.shards import Shard
+from catdog.data.tfrecord import record_index
+
+
+class Records:
+    """A split, to be read in passes. What stays from pass to pass is the index of each shard that was read from."""
+
+    def __init__(self, shards: Sequence[Shard], cache: ShardCache) -> None:
+        self._shards = tuple(shards)
+        self._cache = cache
+        self._indices: dict[int, np.ndarray] = {}
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Examples of each shard."""
+        return tuple(shard.examples for shard in self._shards)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class of each example, int64 [examples]."""
+        return np.array([int(digit) for shard in self._shards for digit in shard.labels], np.int64)
+
+    @contextlib.contextmanager
+    def reading(self, needs: Iterator[Need]) -> Iterator["Reader"]:
+        """A pass over the split that reads what it needs, step by step."""
+        with self._cache.follow(self._shards, needs) as files:
+            yield Reader(self._shards, files, self._indices)
+
+
+class Reader:
+    """One pass over a split. A shard's file is opened for each read, a matter of microseconds: no number of shards runs
+    out of file handles."""
+
+    def __init__(self, shards: Sequence[Shard], files: ShardFiles, indices: dict[int, np.ndarray]) -> None:
+        self._shards = shards
+        self._files = files
+        self._indices = indices
+        self._starts = np.cumsum([0, *(shard.examples for shard in shards[:-1])])
+
+    def reach(self, step: int) -> None:
+        """Tell that the pass is at a step; what follows are its reads."""
+        self._files.reach(step)
+
+    def read(self, example: int) -> bytes:
+        """The payload of one record, a serialized tf.train.Example.
+
+        Raises ValueError when the shard's file is broken or holds other than the manifest's number of records.
+        """
+        number = int(np.searchsorted(self._starts, example, side="right")) - 1
+        shard = self._shards[number]
+        with self._files.open(shard) as file:
+            if number not in self._indices:
+                index = record_index(file)
+                if len(index) != shard.examples:
+                    raise ValueError(f"{file.name}: {len(index)} records, the manifest says {shard.examples}")
+                self._indices[number] = index
+            offset, length = self._indices[number][example - int(self._starts[number])].tolist()
+            return os.pread(file.fileno(), length, offset)

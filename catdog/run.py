@@ -1,0 +1,35 @@
+"""The folder of a run: what lies in it, and whether there is one."""
+
+from catdog import recipe as recipes
+from catdog.errors import CallerError
+from catdog.recipe import Recipe
+from catdog.storage import Bucket
+
+RECIPE = "recipe.toml"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+MODEL = "model.keras"
+REPORT = "report.html"
+TENSORBOARD = "tensorboard"
+
+
+def evaluation(split: str) -> str:
+    """Where the evaluation on a split lies."""
+    return f"evaluation/{split}"
+
+
+def recipe_of(run: Bucket) -> Recipe | None:
+    """The recipe that a run was begun with; None where there is no run."""
+    if not run.exists(RECIPE):
+        return None
+    return recipes.parse(run.read(RECIPE), f"{run.uri}/{RECIPE}")
+
+
+def finished_recipe(run: Bucket) -> Recipe:
+    """The recipe of a run that has its model; raises CallerError where there is no run or its training is not finished."""
+    recipe = recipe_of(run)
+    if recipe is None:
+        raise CallerError(f"{run.uri}: there is no run here (no {RECIPE}); give the folder that `catdog train` wrote")
+    if not run.exists(MODEL):
+        raise CallerError(f"{run.uri}: has no {MODEL}: run `catdog train` again to finish its training")
+    return recipe
