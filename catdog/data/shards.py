@@ -121,13 +121,16 @@ def _shard(entry: dict[str, Any]) -> Shard:
 
 
 def pinned(bucket: Bucket, shards: Sequence[Shard]) -> dict[str, Stat]:
-    """What the store knows of each shard, by name; raises RunError that names one that is not as the manifest tells."""
+    """Each shard's size and checksum, as the manifest tells them, with its present generation, by name.
+
+    Raises RunError that names a shard which the store does not have as the manifest tells.
+    """
     found = bucket.stats([shard.name for shard in shards])
     for shard in shards:
         there = found.get(shard.name)
-        if there is None or there.crc32c != shard.crc32c:
+        if there is None or there.crc32c not in (shard.crc32c, ""):
             raise RunError(
                 f"{bucket.uri}/{shard.name}: crc32c {shard.crc32c} expected, {there.crc32c if there else 'nothing'} found;"
                 f" `catdog verify {bucket.uri}` tells more"
             )
-    return found
+    return {shard.name: Stat(shard.bytes, shard.crc32c, found[shard.name].generation) for shard in shards}

@@ -225,9 +225,9 @@ def test_train_gets_the_recipe_with_its_last_overrides(data, tmp_path, monkeypat
     got: list[Recipe] = []
     metrics = {"accuracy_interval": (0.5, 0.75), "accuracy": 0.625, "log_loss": 0.7, "examples": 8, "split": "test"}
 
-    def train(recipe: Recipe) -> trainer.Result:
+    def train(recipe: Recipe) -> dict[str, object]:
         got.append(recipe)
-        return trainer.Result(metrics, Path("somewhere/report.html"))
+        return metrics
 
     monkeypatch.setattr(trainer, "train", train)
     words = ["train", QUICKSTART, "--run", str(tmp_path / "😀 run"), "--data.uri", str(data)]
@@ -240,7 +240,7 @@ def test_train_gets_the_recipe_with_its_last_overrides(data, tmp_path, monkeypat
     assert lines == [
         "test accuracy 0.6250 (95 % interval 0.5000 to 0.7500, 8 examples)",
         "log loss 0.7000",
-        "report somewhere/report.html",
+        f"report {tmp_path}/😀 run/report.html",
     ]
 
 

@@ -22,7 +22,7 @@ from catdog.evaluation.metrics import summarize
 from catdog.evaluation.predict import predict
 from catdog.evaluation.trained import BATCH
 from catdog.recipe import Data, Recipe, to_toml
-from catdog.storage import Bucket, open_bucket
+from catdog.storage import Bucket, Folder, open_bucket
 
 PLOTS = ("accuracy", "confusion", "loss", "mistakes", "precision_recall", "reliability", "roc")
 LINE = '{"step": 10, "phase": "frozen", "epoch": 1, "split": "val", "loss": 0.4, "accuracy": 0.8, "time": 5.0}\n'
@@ -150,7 +150,7 @@ def test_metrics_of_the_training_may_be_missing_or_cut(world, content):
 
 
 def test_an_evaluation_that_ends_half_way_leaves_neither_metrics_nor_report(world):
-    class Full(Bucket):
+    class Full(Folder):
         def write(self, name: str, content: bytes) -> None:
             if name.endswith(".csv"):
                 raise OSError("no space left")
@@ -171,7 +171,7 @@ def test_a_caller_is_told_what_is_missing(world, tmp_path):
         evaluate(world.run, open_bucket(str(tmp_path / "nothing")))
     world.run.delete("model.keras")
     for ask in (lambda: evaluate(world.run, world.data), lambda: predict(world.run, [world.photos])):
-        with pytest.raises(CallerError, match="not finished; run `catdog train` again"):
+        with pytest.raises(CallerError, match="run `catdog train` again to finish"):
             ask()
 
 

@@ -1,0 +1,25 @@
+"""`Bucket`: whole objects under one URI, in a folder or in Google Cloud Storage, read and written all or nothing."""
+
+from catdog.errors import CallerError
+from catdog.storage.bucket import Bucket, Changed, Stat, Unavailable, crc32c
+from catdog.storage.folder import Folder
+from catdog.storage.google import PATIENCE, GoogleBucket
+
+__all__ = ["Bucket", "Changed", "Folder", "GoogleBucket", "Stat", "Unavailable", "crc32c", "open_bucket"]
+
+
+def open_bucket(uri: str, *, patience: float = PATIENCE) -> Bucket:
+    """The bucket at a folder's path or at `gs://bucket/prefix`, whose faults are borne for `patience` seconds.
+
+    Nothing is looked up yet. Raises CallerError for a URI that is neither.
+    """
+    if not uri:
+        raise CallerError("an empty URI: give a folder's path or gs://bucket/prefix")
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return Folder(uri)
+    if scheme != "gs":
+        raise CallerError(f"{uri}: {scheme}:// is not supported; give a folder's path or gs://bucket/prefix")
+    if not rest.partition("/")[0]:
+        raise CallerError(f"{uri}: names no bucket; give gs://bucket/prefix")
+    return GoogleBucket(uri.rstrip("/"), patience)

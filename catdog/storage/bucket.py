@@ -1,0 +1,115 @@
+"""What every store offers: whole objects by name, with checksums."""
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+
+from catdog.errors import RunError
+
+
+class Changed(RunError):
+    """An object is not, or no longer, what it was expected to be."""
+
+
+class Unavailable(RunError):
+    """The store did not answer, or not rightly, for as long as that was borne."""
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What is known of an object without its bytes."""
+
+    size: int
+    """Bytes."""
+    crc32c: str
+    """CRC-32C of the bytes, 8 hexadecimal digits; empty where the store does not tell."""
+    generation: int = 0
+    """Which of the contents that the object has had; 0 where the store does not number them."""
+
+
+@dataclass(frozen=True)
+class Bucket(ABC):
+    """The objects under one URI. Names are relative, with `/` between their parts. Make one with `open_bucket`."""
+
+    uri: str
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> list[str]:
+        """Names of all whole objects that start with `prefix`, sorted."""
+
+    @abstractmethod
+    def stats(self, names: Sequence[str]) -> dict[str, Stat]:
+        """What is known of each of the objects that are there."""
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Whether there is such an object."""
+
+    @abstractmethod
+    def fetch(self, name: str, stat: Stat, path: Path) -> None:
+        """Copy an object, of the generation that `stat` tells, to a file on this machine, and check every byte of it.
+
+        Raises FileNotFoundError, Changed when it is of another generation, RunError when its bytes are not those that
+        `stat` tells, however often they are fetched, and Unavailable.
+        """
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The object's bytes; raises FileNotFoundError."""
+
+    @abstractmethod
+    def reading(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        """A file with the object's bytes, for as long as the block lasts; raises FileNotFoundError."""
+
+    @abstractmethod
+    def writing(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        """A file to write; it becomes the object, durably, when the block ends well and is gone when it ends badly."""
+
+    @abstractmethod
+    def swap(self, name: str, content: bytes, expected: Stat | None) -> Stat:
+        """Put an object in place only if it still is as `expected`, or, for None, only if there is none.
+
+        Raises Changed otherwise.
+        """
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Delete an object; it is no error when it is not there."""
+
+    @abstractmethod
+    def delete_all(self, prefix: str) -> None:
+        """Delete every object whose name starts with `prefix/`, and what killed writers left there."""
+
+    @abstractmethod
+    def sweep(self) -> None:
+        """Remove what killed writers left behind."""
+
+    @abstractmethod
+    def local(self, name: str) -> Path | None:
+        """Where the object lies, or would lie, on this machine's disk; None where it lies elsewhere."""
+
+    @abstractmethod
+    def scratch(self) -> Path:
+        """A folder on this machine's disk with room for files on their way into the bucket."""
+
+    def stat(self, name: str) -> Stat | None:
+        """What is known of one object; None where there is none."""
+        return self.stats([name]).get(name)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put an object in place, replacing what is there; durable when this returns."""
+        with self.writing(name) as temporary:
+            temporary.write_bytes(content)
+
+
+def crc32c(path: Path) -> str:
+    """CRC-32C of a file's bytes, as 8 hexadecimal digits."""
+    checksum = google_crc32c.Checksum()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            checksum.update(block)
+    return checksum.hexdigest().decode()

@@ -1,0 +1,289 @@
+"""A bucket in Google Cloud Storage, or in an emulator that STORAGE_EMULATOR_HOST names.
+
+Every request is made once, with short timeouts, by the client; what is retried, and for how long, is decided here.
+"""
+
+import base64
+import contextlib
+import functools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+from catdog.errors import CallerError, RunError, one_line
+from catdog.storage.bucket import Bucket, Changed, Stat, Unavailable, crc32c
+
+if TYPE_CHECKING:
+    from google.cloud import storage
+
+PATIENCE = 60.0
+"""Seconds for which a fault that may pass is borne."""
+TIMEOUT = (5.0, 20.0)
+"""Seconds until a connection stands, and between two packets of an answer."""
+SLOWEST = 100_000
+"""Bytes a second that a transfer must bring on the whole, or it is begun anew on another connection."""
+RANGE = 16 << 20
+"""Bytes that one connection fetches of a large object, while others fetch the rest."""
+CONNECTIONS = 4
+"""Ranges of one object that are fetched at a time."""
+FETCHES = 3
+"""Times that an object is fetched whole before its bytes are taken to be wrong in the store."""
+
+_POOL = 64
+
+T = TypeVar("T")
+
+
+class _Broken(ConnectionError):
+    """A transfer that brought other than what was asked for; as a ConnectionError it is retried."""
+
+
+@dataclass(frozen=True)
+class GoogleBucket(Bucket):
+    """The objects of a bucket in Google Cloud Storage under a prefix."""
+
+    patience: float = PATIENCE
+
+    def list(self, prefix: str = "") -> list[str]:
+        return sorted(blob.name.removeprefix(self._prefix) for blob in self._listed(prefix))
+
+    def stats(self, names: Sequence[str]) -> dict[str, Stat]:
+        if len(names) == 1:
+            blob = self._call("read", names[0], lambda: self._bucket.get_blob(self._key(names[0]), **_ONCE))
+            return {} if blob is None else {names[0]: _stat(blob)}
+        wanted = {self._key(name): name for name in names}
+        listed = self._listed(os.path.commonprefix(names))  # noqa: RUF071 (a prefix of names, not of folders)
+        return {wanted[blob.name]: _stat(blob) for blob in listed if blob.name in wanted}
+
+    def exists(self, name: str) -> bool:
+        return self.stat(name) is not None
+
+    def fetch(self, name: str, stat: Stat, path: Path) -> None:
+        found = ""
+        for _ in range(FETCHES):
+            with open(path, "wb") as file:
+                file.truncate(stat.size)
+            self._fetch_ranges(name, stat, path)
+            if (found := crc32c(path)) == stat.crc32c:
+                return
+        raise RunError(
+            f"{self.uri}/{name}: crc32c {stat.crc32c or 'unknown to the store'} expected, {found} found,"
+            f" each of {FETCHES} times that it was fetched"
+        )
+
+    def read(self, name: str) -> bytes:
+        with self.reading(name) as path:
+            return path.read_bytes()
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[Path]:
+        if (stat := self.stat(name)) is None:
+            raise FileNotFoundError(f"{self.uri}/{name}")
+        with self._temporary(name) as path:
+            self.fetch(name, stat, path)
+            yield path
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        with self._temporary(name) as path:
+            yield path
+            self._upload(name, path, {})
+
+    def swap(self, name: str, content: bytes, expected: Stat | None) -> Stat:
+        generation = 0 if expected is None else expected.generation or None
+        with self._temporary(name) as path:
+            path.write_bytes(content)
+            ours = (len(content), crc32c(path))
+            try:
+                self._upload(name, path, {"if_generation_match": generation})
+            except Changed:
+                # An upload whose answer was lost is refused when it is tried again: then what is there is ours.
+                there = self.stat(name)
+                if there is None or (there.size, there.crc32c) != ours:
+                    raise
+        found = self.stat(name)
+        if found is None or (found.size, found.crc32c) != ours:
+            raise Changed(f"{self.uri}/{name}: was written by another process")
+        return found
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._call("delete", name, lambda: self._blob(name).delete(**_ONCE))
+
+    def delete_all(self, prefix: str) -> None:
+        for name in self.list(f"{prefix}/"):
+            self.delete(name)
+
+    def sweep(self) -> None:
+        """There is nothing to do: an upload that was cut off has left nothing."""
+
+    def local(self, name: str) -> None:
+        return None
+
+    def scratch(self) -> Path:
+        return Path(tempfile.gettempdir())
+
+    @property
+    def _prefix(self) -> str:
+        path = self.uri.removeprefix("gs://").partition("/")[2]
+        return f"{path}/" if path else ""
+
+    @property
+    def _bucket(self) -> "storage.Bucket":
+        return _client().bucket(self.uri.removeprefix("gs://").partition("/")[0])
+
+    def _key(self, name: str) -> str:
+        return self._prefix + name
+
+    def _blob(self, name: str) -> "storage.Blob":
+        return self._bucket.blob(self._key(name))
+
+    def _listed(self, prefix: str) -> Sequence["storage.Blob"]:
+        fields = "items(name,size,crc32c,generation),nextPageToken"
+        return self._call(
+            "list", prefix, lambda: list(self._bucket.list_blobs(prefix=self._key(prefix), fields=fields, **_ONCE))
+        )
+
+    @contextlib.contextmanager
+    def _temporary(self, name: str) -> Iterator[Path]:
+        handle, text = tempfile.mkstemp(prefix="catdog-", suffix=Path(name).suffix)
+        os.close(handle)
+        try:
+            yield Path(text)
+        finally:
+            Path(text).unlink(missing_ok=True)
+
+    def _upload(self, name: str, path: Path, condition: dict[str, Any]) -> None:
+        def attempt() -> None:
+            self._blob(name).upload_from_filename(str(path), checksum="crc32c", **_ONCE, **condition)
+
+        self._call("write", name, attempt)
+
+    def _fetch_ranges(self, name: str, stat: Stat, path: Path) -> None:
+        starts = range(0, stat.size, RANGE)
+        if len(starts) <= 1:
+            return self._fetch_range(name, stat, path, 0)
+        with ThreadPoolExecutor(min(CONNECTIONS, len(starts)), thread_name_prefix="range") as pool:
+            for done in [pool.submit(self._fetch_range, name, stat, path, start) for start in starts]:
+                done.result()
+
+    def _fetch_range(self, name: str, stat: Stat, path: Path, start: int) -> None:
+        """Bring one range into its place in the file; what has come of it when a transfer breaks off stays."""
+        at, stop = start, min(start + RANGE, stat.size)
+
+        def attempt() -> None:
+            nonlocal at
+            with open(path, "r+b") as file:
+                file.seek(at)
+                sink = _Sink(file, stop - at)
+                try:
+                    self._blob(name).download_to_file(
+                        sink,
+                        start=at,
+                        end=stop - 1,
+                        raw_download=True,
+                        checksum=None,
+                        if_generation_match=stat.generation or None,
+                        **_ONCE,
+                    )
+                finally:
+                    at += sink.written
+            if at < stop:
+                raise _Broken(f"{stop - at} bytes are missing at the end of the answer")
+
+        if start < stop:
+            self._call("read", name, attempt)
+
+    def _call(self, what: str, name: str, attempt: Callable[[], T]) -> T:
+        """Do what may fail in passing until it succeeds or patience ends, and tell all else in our own terms."""
+        from google.api_core import exceptions as api
+        from google.auth.exceptions import GoogleAuthError
+        from google.cloud.storage.exceptions import DataCorruption
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        place = f"{self.uri}/{name}"
+
+        def checked() -> T:
+            try:
+                return attempt()
+            except DataCorruption as error:
+                raise _Broken(one_line(error)) from error
+
+        try:
+            return DEFAULT_RETRY.with_delay(0.2, 8.0, 2.0).with_timeout(self.patience)(checked)()
+        except api.PreconditionFailed:
+            raise Changed(f"{place}: was replaced by another process while this one relied on it") from None
+        except api.NotFound as error:
+            if "bucket does not exist" in str(error):
+                raise CallerError(
+                    f"{place}: there is no bucket {self._bucket.name}; create it, or mend the URI"
+                ) from None
+            raise FileNotFoundError(place) from None
+        except (api.Unauthorized, api.Forbidden) as error:
+            raise CallerError(
+                f"{place}: this account may not {what} here: it needs {_PERMISSIONS[what]} on bucket {self._bucket.name}"
+                f" ({one_line(error)[:200]})"
+            ) from None
+        except GoogleAuthError as error:
+            raise CallerError(f"{place}: no valid credentials: {_LOG_IN} ({one_line(error)[:200]})") from None
+        except api.RetryError as error:
+            raise Unavailable(
+                f"{place}: could not be reached to {what} it for {self.patience:.0f} s: {one_line(error.cause or error)[:300]}"
+            ) from error
+        except api.GoogleAPICallError as error:
+            raise RunError(f"{place}: could not {what} it: {one_line(error)[:300]}") from error
+
+
+class _Sink:
+    """The file that a transfer is written to: no more of it than was asked for, and not too slowly."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._size = size
+        self._late = time.monotonic() + TIMEOUT[1] + size / SLOWEST
+        self.written = 0
+
+    def write(self, block: bytes) -> int:
+        if self.written + len(block) > self._size:
+            raise _Broken("the answer is longer than what was asked for")
+        if time.monotonic() > self._late:
+            raise _Broken(f"the transfer is slower than {SLOWEST} bytes a second")
+        self._file.write(block)
+        self.written += len(block)
+        return len(block)
+
+
+_ONCE: dict[str, Any] = {"timeout": TIMEOUT, "retry": None}
+_LOG_IN = "run `gcloud auth application-default login`, or let GOOGLE_APPLICATION_CREDENTIALS name a key file"
+_PERMISSIONS = {
+    "read": "storage.objects.get and storage.objects.list (roles/storage.objectViewer)",
+    "list": "storage.objects.list (roles/storage.objectViewer)",
+    "write": "storage.objects.create and storage.objects.delete (roles/storage.objectUser)",
+    "delete": "storage.objects.delete (roles/storage.objectUser)",
+}
+
+
+@functools.cache
+def _client() -> "storage.Client":
+    """The client of this process, which all threads share."""
+    from google.auth.exceptions import DefaultCredentialsError
+    from google.cloud import storage
+    from requests.adapters import HTTPAdapter
+
+    try:
+        client = storage.Client(project=None)
+    except DefaultCredentialsError:
+        raise CallerError(f"gs://: there are no Google credentials here: {_LOG_IN}") from None
+    for scheme in ("http://", "https://"):
+        client._http.mount(scheme, HTTPAdapter(pool_maxsize=_POOL))  # the client's own pool is smaller than our threads
+    return client
+
+
+def _stat(blob: "storage.Blob") -> Stat:
+    checksum = base64.b64decode(blob.crc32c).hex() if blob.crc32c else ""
+    return Stat(blob.size, checksum, blob.generation or 0)
