@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import hashlib
+import json
 import math
 import tomllib
 import types
@@ -205,6 +207,36 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Storage:
+    """How a bucket in object storage is used; a folder needs none of it."""
+
+    patience: float = 600.0
+    """Seconds that the store may be away before the run stops; it goes on with the data that it has."""
+
+    def __post_init__(self) -> None:
+        _require(self.patience > 0, "storage.patience", self.patience, "above 0 seconds")
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The local copy of the shards of a data set in object storage; a folder's are read where they lie."""
+
+    folder: str = ""
+    """Where the copies lie; empty stands for the folder `catdog` in the user's cache directory."""
+    max_bytes: int = 20_000_000_000
+    """Most bytes that they take, those in use and on their way counted."""
+    ahead: int = 4
+    """Shards that are fetched before they are needed."""
+    fetchers: int = 8
+    """Shards that are fetched at a time."""
+
+    def __post_init__(self) -> None:
+        _require(self.max_bytes > 0, "cache.max_bytes", self.max_bytes, "above 0")
+        _require(self.ahead >= 0, "cache.ahead", self.ahead, "at least 0")
+        _require(1 <= self.fetchers <= 64, "cache.fetchers", self.fetchers, "from 1 to 64")
+
+
+@dataclass(frozen=True)
 class Run:
     """Where and how the run is done."""
 
@@ -244,6 +276,8 @@ class Recipe:
     loss: Loss = field(default_factory=Loss)
     phases: tuple[Phase, ...] = (Phase("frozen"), Phase("finetune", learning_rate=1e-5, unfreeze="all"))
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    storage: Storage = field(default_factory=Storage)
+    cache: Cache = field(default_factory=Cache)
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
@@ -282,7 +316,7 @@ class Recipe:
 _KINDS = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
 
 # What may differ between the parts of one run, for it changes where and how the run is done, not what it computes.
-MAY_DIFFER = ("data.uri", "run.uri", "run.strategy", "run.log_every", "checkpoint.")
+MAY_DIFFER = ("data.uri", "run.uri", "run.strategy", "run.log_every", "checkpoint.", "storage.", "cache.")
 
 
 def load(path: str | Path) -> Recipe:
@@ -331,6 +365,13 @@ def differences(run: Recipe, now: Recipe) -> list[str]:
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name) and not name.startswith(MAY_DIFFER)
     ]
+
+
+def digest(recipe: Recipe) -> str:
+    """SHA-256 of the fields that change what a run computes, in hexadecimal."""
+    fields = _flatten(dataclasses.asdict(recipe))
+    kept = sorted((name, value) for name, value in fields.items() if not name.startswith(MAY_DIFFER))
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
 
 
 def _flatten(value: Any, name: str = "") -> dict[str, Any]:

@@ -6,6 +6,7 @@ Every request is made once, with short timeouts, by the client; what is retried,
 import base64
 import contextlib
 import functools
+import json
 import os
 import tempfile
 import time
@@ -20,6 +21,7 @@ from catdog.storage.bucket import Bucket, Changed, Stat, Unavailable, crc32c
 
 if TYPE_CHECKING:
     from google.cloud import storage
+    from requests.adapters import HTTPAdapter
 
 PATIENCE = 60.0
 """Seconds for which a fault that may pass is borne."""
@@ -35,6 +37,7 @@ FETCHES = 3
 """Times that an object is fetched whole before its bytes are taken to be wrong in the store."""
 
 _POOL = 64
+_BLOCK = 1 << 20
 
 T = TypeVar("T")
 
@@ -54,8 +57,12 @@ class GoogleBucket(Bucket):
 
     def stats(self, names: Sequence[str]) -> dict[str, Stat]:
         if len(names) == 1:
-            blob = self._call("read", names[0], lambda: self._bucket.get_blob(self._key(names[0]), **_ONCE))
-            return {} if blob is None else {names[0]: _stat(blob)}
+            blob = self._blob(names[0])
+            try:
+                self._call("read", names[0], lambda: blob.reload(**_ONCE))
+            except FileNotFoundError:
+                return {}
+            return {names[0]: _stat(blob)}
         wanted = {self._key(name): name for name in names}
         listed = self._listed(os.path.commonprefix(names))  # noqa: RUF071 (a prefix of names, not of folders)
         return {wanted[blob.name]: _stat(blob) for blob in listed if blob.name in wanted}
@@ -211,7 +218,7 @@ class GoogleBucket(Bucket):
         def checked() -> T:
             try:
                 return attempt()
-            except DataCorruption as error:
+            except (DataCorruption, json.JSONDecodeError) as error:
                 raise _Broken(one_line(error)) from error
 
         try:
@@ -224,12 +231,12 @@ class GoogleBucket(Bucket):
                     f"{place}: there is no bucket {self._bucket.name}; create it, or mend the URI"
                 ) from None
             raise FileNotFoundError(place) from None
-        except (api.Unauthorized, api.Forbidden) as error:
+        except api.Forbidden as error:
             raise CallerError(
                 f"{place}: this account may not {what} here: it needs {_PERMISSIONS[what]} on bucket {self._bucket.name}"
                 f" ({one_line(error)[:200]})"
             ) from None
-        except GoogleAuthError as error:
+        except (api.Unauthorized, GoogleAuthError) as error:
             raise CallerError(f"{place}: no valid credentials: {_LOG_IN} ({one_line(error)[:200]})") from None
         except api.RetryError as error:
             raise Unavailable(
@@ -273,15 +280,34 @@ def _client() -> "storage.Client":
     """The client of this process, which all threads share."""
     from google.auth.exceptions import DefaultCredentialsError
     from google.cloud import storage
-    from requests.adapters import HTTPAdapter
 
+    # Else the client looks the bucket up in a thread of its own, for a tracing that nobody has asked for.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "1")
     try:
         client = storage.Client(project=None)
     except DefaultCredentialsError:
         raise CallerError(f"gs://: there are no Google credentials here: {_LOG_IN}") from None
     for scheme in ("http://", "https://"):
-        client._http.mount(scheme, HTTPAdapter(pool_maxsize=_POOL))  # the client's own pool is smaller than our threads
+        client._http.mount(scheme, _adapter())
     return client
+
+
+def _adapter() -> "HTTPAdapter":
+    """Connections for more threads than the client's own adapter has, whose bytes are handed on as they come.
+
+    The client waits for blocks of 8 KiB, so that a transfer which trickles would keep it busy for days without a word.
+    """
+    from requests import Response
+    from requests.adapters import HTTPAdapter
+
+    class Adapter(HTTPAdapter):
+        def send(self, *args: Any, **kwargs: Any) -> Response:
+            response = super().send(*args, **kwargs)
+            read = functools.partial(response.raw.read1, _BLOCK, decode_content=False)
+            response.raw.stream = lambda *_, **__: iter(read, b"")
+            return response
+
+    return Adapter(pool_maxsize=_POOL)
 
 
 def _stat(blob: "storage.Blob") -> Stat:

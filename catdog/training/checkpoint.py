@@ -2,7 +2,8 @@
 
 import json
 import re
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +15,9 @@ from catdog.storage import Bucket, Stat, crc32c
 
 COMMIT = "COMMITTED.json"
 STATE = "state.npz"
+
+PATIENCE = 10.0
+"""Seconds that a save waits for the one before it; longer than a healthy store takes."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -33,39 +37,76 @@ class Position:
     """Sums over the steps since the last line of metrics."""
     manifest: str
     """Digest of the data set's manifest."""
+    recipe: str
+    """Digest of what the recipe computes."""
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """All that a save writes."""
+
+    position: Position
+    arrays: Arrays
+    beside: dict[str, bytes]
 
 
 class Checkpoints:
     """The checkpoints of one run, written in order by one thread while the loop goes on.
 
     A checkpoint is a folder with the state, and is valid only with its COMMITTED.json, written last, which names each
-    file's size and crc32c. The newest `keep` and the best one stay; an older one goes only after a newer is committed.
+    file's size and crc32c. The newest `keep` stay, and what was the best one when each of them was taken; an older one
+    goes only after a newer is committed.
+    `allowed` is called before each commit, and raises when another process has the run.
     """
 
-    def __init__(self, run: Bucket, keep: int) -> None:
+    def __init__(self, run: Bucket, keep: int, allowed: Callable[[], None] = lambda: None) -> None:
         self._run = run
         self._keep = keep
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future[None] | None = None
+        self._allowed = allowed
+        self._waiting: dict[int, _Snapshot] = {}
+        self._error: Exception | None = None
+        self._changed = threading.Condition()
+        self._closed = False
+        self._writer: threading.Thread | None = None
 
     def steps(self) -> list[int]:
         """Steps of the committed checkpoints, ascending."""
         return sorted(step for step, files in self._files().items() if COMMIT in files)
 
     def save(self, position: Position, arrays: Arrays, beside: dict[str, bytes]) -> None:
-        """Write a snapshot in the background, and before it is committed the objects of the run that go with it; waits
-        for the save before this one, and raises what that one raised."""
-        self.wait()
-        self._pending = self._writer.submit(self._write, position, arrays, beside)
+        """Write a snapshot in the background, and before it is committed the objects of the run that go with it.
+
+        Waits for the save before this one, but not long: while the store does not answer, the newest snapshot and the
+        best one are kept to be saved. Raises what a save before this one raised.
+        """
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write_all, name="checkpoint", daemon=True)
+            self._writer.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or not self._waiting, PATIENCE)
+            self.check()
+            kept = {step: waiting for step, waiting in self._waiting.items() if step == position.best_step}
+            self._waiting = kept | {position.step: _Snapshot(position, arrays, beside)}
+            self._changed.notify_all()
+
+    def check(self) -> None:
+        """Raise what a save has raised."""
+        if self._error is not None:
+            raise self._error
 
     def wait(self) -> None:
-        """Until the last save is committed; raises what it raised."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        """Until all saves are committed; raises what one of them raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or not self._waiting)
+        self.check()
 
     def close(self) -> None:
-        self._writer.shutdown(wait=True)
+        """End the thread, once it has written what waits, or failed to."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._writer is not None:
+            self._writer.join()
 
     def restore(self, step: int) -> tuple[Position, Arrays]:
         """A committed checkpoint, each file checked; raises RunError that names a file which is not what was committed."""
@@ -101,6 +142,25 @@ class Checkpoints:
                 found.setdefault(int(match[1]), []).append(match[2])
         return found
 
+    def _write_all(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if not self._waiting:
+                    return
+                snapshot = self._waiting[min(self._waiting)]
+            try:
+                self._write(snapshot.position, snapshot.arrays, snapshot.beside)
+            except Exception as error:
+                self._error = error
+            with self._changed:
+                step = snapshot.position.step
+                if self._waiting.get(step) is snapshot:
+                    del self._waiting[step]
+                if self._error is not None:
+                    self._waiting.clear()
+                self._changed.notify_all()
+
     def _write(self, position: Position, arrays: Arrays, beside: dict[str, bytes]) -> None:
         for name, content in beside.items():
             self._run.write(name, content)
@@ -110,16 +170,17 @@ class Checkpoints:
         with self._run.writing(f"{folder}/{STATE}") as path:
             np.savez(path, allow_pickle=False, **arrays)
             files = [{"name": STATE, "size": path.stat().st_size, "crc32c": crc32c(path)}]
+        self._allowed()
         self._run.swap(f"{folder}/{COMMIT}", _json({"position": asdict(position), "files": files}), None)
-        self._retain(position.best_step)
+        self._retain()
 
-    def _retain(self, best: int | None) -> None:
+    def _retain(self) -> None:
         steps = self.steps()
-        for step in steps[: -self._keep]:
-            if step != best:
-                # The commit goes first, so that a kill in between leaves no checkpoint that looks whole.
-                self._run.delete(f"{_folder(step)}/{COMMIT}")
-                self._run.delete_all(_folder(step))
+        newest = steps[-self._keep :]
+        for step in set(steps) - {*newest, *(self.position(step).best_step for step in newest)}:
+            # The commit goes first, so that a kill in between leaves no checkpoint that looks whole.
+            self._run.delete(f"{_folder(step)}/{COMMIT}")
+            self._run.delete_all(_folder(step))
 
 
 def _require(name: str, found: Stat | None, committed: Stat) -> None:

@@ -66,6 +66,11 @@ def kept_lines(content: bytes, step: int, validated: int) -> list[Line]:
     return [line for line in parse(content) if line["step"] <= (validated if line["split"] == "val" else step)]
 
 
+def say(text: str) -> None:
+    """Tell the person who waits."""
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
+
+
 class Screen:
     """What a person sees of the run: a bar on a terminal, plain lines elsewhere."""
 

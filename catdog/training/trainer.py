@@ -22,7 +22,8 @@ from catdog.recipe import Recipe
 from catdog.run import METRICS, MODEL, RECIPE, recipe_of
 from catdog.storage import Bucket, open_bucket
 from catdog.training.checkpoint import Checkpoints, Position
-from catdog.training.log import MetricsLog, Screen, kept_lines
+from catdog.training.lease import Lease, hold
+from catdog.training.log import MetricsLog, Screen, kept_lines, say
 from catdog.training.schedule import Span, spans
 from catdog.training.signals import Stopped, StopRequest
 from catdog.training.state import TrainingState, exported_weights
@@ -40,7 +41,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     """
     if not recipe.run.uri:
         raise CallerError("run.uri is empty: name the run's folder with --run")
-    run, data = open_bucket(recipe.run.uri), open_bucket(recipe.data.uri)
+    run, data = (open_bucket(uri, patience=recipe.storage.patience) for uri in (recipe.run.uri, recipe.data.uri))
     manifest = load_manifest(data)
     for split, use in (("val", "choose the best weights by"), ("test", "evaluate on")):
         if not any(shard.examples for shard in manifest.split(split)):
@@ -51,23 +52,24 @@ def train(recipe: Recipe) -> dict[str, Any]:
     pins = pinned(data, [*manifest.split("train"), *manifest.split("val")])
     if recipe.run.deterministic:
         tf.config.experimental.enable_op_determinism()
-    checkpoints = Checkpoints(run, recipe.checkpoint.keep)
-    newest = max(checkpoints.steps(), default=None)
-    before = recipe_of(run)
-    recipe = _settle_precision(recipe, before)
-    if newest is not None and before is not None:
-        _refuse_another_run(recipe, before, checkpoints.position(newest), manifest)
-    run.write(RECIPE, recipes.to_toml(recipe).encode())
-    checkpoints.sweep()
-    try:
-        with StopRequest() as stop, open_cache(data, pins) as cache:
+    with hold(run, say) as lease, open_cache(data, pins) as cache:
+        checkpoints = Checkpoints(run, recipe.checkpoint.keep, lease.require)
+        try:
+            newest = max(checkpoints.steps(), default=None)
+            before = recipe_of(run)
+            recipe = _settle_precision(recipe, before)
+            if newest is not None:
+                _refuse_another_run(recipe, before, checkpoints.position(newest), manifest, run)
+            run.write(RECIPE, recipes.to_toml(recipe).encode())
+            checkpoints.sweep()
             records = {split: Records(manifest.split(split), cache) for split in ("train", "val")}
-            job = _Job(recipe, run, manifest, order, records["train"], records["val"], strategy, checkpoints)
-            best = _loop(job, stop, newest)
-    finally:
-        checkpoints.close()
-    _export(job, best)
-    return evaluate(run, data, "test")
+            job = _Job(recipe, run, manifest, order, records["train"], records["val"], strategy, checkpoints, lease)
+            with StopRequest() as stop:
+                best = _loop(job, stop, newest)
+        finally:
+            checkpoints.close()
+        _export(job, best)
+        return evaluate(run, data, "test")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class _Job:
     val: Records
     strategy: tf.distribute.Strategy
     checkpoints: Checkpoints
+    lease: Lease
 
 
 def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
@@ -95,7 +98,7 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
     total = plan[-1].stop
     with job.strategy.scope():
         state = _build_state(job)
-    position, arrays = job.checkpoints.restore(newest) if newest is not None else (_start(job.manifest), None)
+    position, arrays = job.checkpoints.restore(newest) if newest is not None else (_start(job), None)
     if position.best_step is not None and position.best_step not in job.checkpoints.steps():
         raise RunError(f"{job.run.uri}: its best checkpoint, step {position.best_step}, is gone; start a new run")
     span = _span(plan, max(position.step - 1, 0))  # a snapshot belongs to the phase of the step that it was taken after
@@ -136,6 +139,8 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                 raise Stopped(stop.signal, step)
             if step == total:
                 break
+            job.checkpoints.check()
+            job.lease.check()
             if step == span.stop:
                 span = _span(plan, step)
                 train_step, batches = _start_phase(job, state, span, step)
@@ -192,13 +197,17 @@ def _settle_precision(recipe: Recipe, before: Recipe | None) -> Recipe:
     return recipes.override(recipe, [("run.precision", precision)])
 
 
-def _refuse_another_run(recipe: Recipe, before: Recipe, position: Position, manifest: Manifest) -> None:
-    different = recipes.differences(before, recipe)
+def _refuse_another_run(
+    recipe: Recipe, before: Recipe | None, position: Position, manifest: Manifest, run: Bucket
+) -> None:
+    different = recipes.differences(before, recipe) if before is not None else []
+    if not different and position.recipe != (digest := recipes.digest(recipe)):
+        different.append(f"the recipe: {position.recipe[:12]} → {digest[:12]}")
     if position.manifest != manifest.digest:
         different.append(f"the data set's manifest: {position.manifest[:12]} → {manifest.digest[:12]}")
     if different:
         raise CallerError(
-            f"{recipe.run.uri}: holds a run that differs in {'; '.join(different)}: name another folder with --run"
+            f"{run.uri}: holds a run that differs in {'; '.join(different)}: name another folder with --run"
         )
 
 
@@ -212,8 +221,9 @@ def _build_state(job: _Job) -> TrainingState:
     return TrainingState(model, recipe, recipe.run.precision)
 
 
-def _start(manifest: Manifest) -> Position:
-    return Position(step=0, validated=0, best_loss=None, best_step=None, window={}, manifest=manifest.digest)
+def _start(job: _Job) -> Position:
+    digests = {"manifest": job.manifest.digest, "recipe": recipes.digest(job.recipe)}
+    return Position(step=0, validated=0, best_loss=None, best_step=None, window={}, **digests)
 
 
 def _lines_so_far(run: Bucket, position: Position) -> list[dict[str, Any]]:

@@ -125,7 +125,8 @@ def test_the_options_of_the_recipe_work_together(recipe: Recipe) -> None:
     model = keras.models.load_model(f"{recipe.run.uri}/model.keras")
     assert all(np.array_equal(mean, weight) for mean, weight in zip(kept, model.get_weights(), strict=True))
     assert not np.array_equal(kept[-1], checkpoints.restore(position.best_step)[1][f"model/{len(kept) - 1:04d}"])
-    assert result.report.is_file()
+    assert result == json.loads((Path(recipe.run.uri) / "evaluation/test/metrics.json").read_text())
+    assert (Path(recipe.run.uri) / "report.html").is_file()
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,18 @@
+import contextlib
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from catdog.errors import RunError
-from catdog.storage import Bucket, open_bucket
+from catdog.storage import Bucket, Folder, open_bucket
 from catdog.training.checkpoint import Checkpoints, Position
 
 
 def position(step: int, best: int | None = None) -> Position:
-    return Position(step, step, 0.1 + 0.2, best, {"loss": 1 / 3}, "digest")
+    return Position(step, step, 0.1 + 0.2, best, {"loss": 1 / 3}, "manifest", "recipe")
 
 
 def arrays(step: int) -> dict[str, np.ndarray]:
@@ -40,6 +42,65 @@ def test_a_restored_checkpoint_has_the_same_bits_and_numbers(run: Bucket) -> Non
 def test_the_newest_and_the_best_are_kept(run: Bucket) -> None:
     assert saved(run, [1, 2, 3, 4, 5], keep=2, best=2).steps() == [2, 4, 5]
     assert sorted(p.name for p in run.local("checkpoints").iterdir()) == [f"step-{n:08d}" for n in (2, 4, 5)]
+
+
+def test_what_was_best_when_a_kept_one_was_taken_is_kept_too(run: Bucket) -> None:
+    checkpoints = Checkpoints(run, keep=2)
+    for step, best in ((1, 1), (2, 1), (3, 3), (4, 3)):
+        checkpoints.save(position(step, best), arrays(step), {})
+        checkpoints.wait()
+        for kept in checkpoints.steps()[-2:]:  # whichever of them a run has to go on from
+            assert checkpoints.position(kept).best_step in checkpoints.steps()
+    assert checkpoints.steps() == [3, 4]
+
+
+def test_what_a_person_puts_beside_the_checkpoints_is_left_alone(run: Bucket) -> None:
+    checkpoints = saved(run, [1])
+    names = ["checkpoints/step-00000001-mine/state.npz", "checkpoints/notes.txt"]
+    for name in names:
+        run.write(name, b"mine")
+    checkpoints.sweep()
+    assert all(run.read(name) == b"mine" for name in names)
+
+
+class Stuck(Folder):
+    """A store that does not answer until it is let go."""
+
+    def writing(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        if name.endswith("state.npz"):
+            assert GO.wait(30)
+        return super().writing(name)
+
+
+GO = threading.Event()
+
+
+def test_while_the_store_does_not_answer_the_newest_and_the_best_are_kept_to_be_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catdog.training.checkpoint.PATIENCE", 0.05)
+    GO.clear()
+    checkpoints = Checkpoints(Stuck(str(tmp_path)), keep=9)
+    for step in range(1, 8):
+        checkpoints.save(position(step, best=min(step, 4)), arrays(step), {"metrics.jsonl": b"%d" % step})
+    assert checkpoints.steps() == []
+    GO.set()
+    checkpoints.wait()
+    assert checkpoints.steps() == [1, 4, 7]
+    assert Folder(str(tmp_path)).read("metrics.jsonl") == b"7"
+
+
+def test_a_commit_that_is_not_allowed_is_not_made(run: Bucket) -> None:
+    def refuse() -> None:
+        raise RunError("another process has it")
+
+    checkpoints = Checkpoints(run, keep=2, allowed=refuse)
+    checkpoints.save(position(1), arrays(1), {})
+    with pytest.raises(RunError, match="another process"):
+        checkpoints.wait()
+    with pytest.raises(RunError, match="another process"):
+        checkpoints.check()
+    assert checkpoints.steps() == []
 
 
 def test_a_save_without_its_commit_is_not_seen_and_is_swept(run: Bucket) -> None:

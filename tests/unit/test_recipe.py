@@ -153,6 +153,11 @@ BAD_VALUES = [
     ("run.strategy", "cpu:0", "'auto' or 'cpu:N'"),
     ("run.precision", "float16", "one of 'auto', 'float32'"),
     ("run.log_every", "0", "at least 1"),
+    ("storage.patience", "0", "above 0 seconds"),
+    ("cache.max_bytes", "0", "above 0"),
+    ("cache.ahead", "-1", "at least 0"),
+    ("cache.fetchers", "0", "from 1 to 64"),
+    ("cache.fetchers", "65", "from 1 to 64"),
 ]
 
 
@@ -173,7 +178,7 @@ def test_each_field_has_a_value_that_is_refused():
     names = {f"{s}.{field.name}" for s in sections for field in dataclasses.fields(getattr(Recipe(), s))}
     names |= {f"phases.{field.name}" for field in dataclasses.fields(Phase)}
     tried = {name.replace(".0.", ".").replace(".1.", ".") for name, _, _ in BAD_VALUES}
-    assert names - tried == {"data.uri", "run.uri", "run.deterministic"}
+    assert names - tried == {"data.uri", "run.uri", "run.deterministic", "cache.folder"}
 
 
 @pytest.mark.parametrize(
@@ -288,7 +293,13 @@ def test_an_override_of_what_is_no_field_is_refused(name, told):
 
 
 def test_a_run_may_go_on_in_another_place_but_not_with_another_computation():
-    free = [("data.uri", "x"), ("run.uri", "y"), ("run.strategy", "cpu:2"), ("run.log_every", "3")]
+    free = [
+        ("data.uri", "x"),
+        ("run.uri", "y"),
+        ("run.strategy", "cpu:2"),
+        ("run.log_every", "3"),
+        ("cache.ahead", "1"),
+    ]
     free += [("checkpoint.keep", "9"), ("checkpoint.every_steps", "5"), ("checkpoint.every_seconds", "0")]
     moved = override(Recipe(), free)
     assert moved != Recipe() and differences(Recipe(), moved) == []

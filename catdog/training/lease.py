@@ -1,0 +1,151 @@
+"""The lease of a run: an object that tells which process trains it, renewed for as long as that process lives."""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from catdog.errors import CallerError, RunError
+from catdog.storage import Bucket, Changed, Stat
+
+LEASE = "lease.json"
+SECONDS = 30.0
+"""A lease that was not renewed for this long has run out; it is renewed three times as often."""
+
+
+class Lease:
+    """A run's lease in the hands of this process.
+
+    No two processes have it at a time: each change of the object is made only if it still is as its holder left it.
+    """
+
+    def __init__(self, run: Bucket, me: dict[str, Any], stat: Stat) -> None:
+        self._run = run
+        self._me = me
+        self._stat = stat
+        self._renewed = time.monotonic()
+        self._lost: RunError | None = None
+        self._changed = threading.Condition()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise RunError once it is known that the lease is lost."""
+        if self._lost is not None:
+            raise self._lost
+
+    def require(self) -> None:
+        """Wait until it is sure that the lease is held; raises RunError when it is lost or the store does not answer."""
+        with self._changed:
+            # The thread that renews gives up when the store's patience ends, so this does not wait for ever.
+            self._changed.wait_for(lambda: self._lost or time.monotonic() - self._renewed < SECONDS)
+        self.check()
+
+    def release(self) -> None:
+        """Leave the run to whoever wants it next."""
+        self._ended.set()
+        self._thread.join()
+        if self._lost is None:
+            with contextlib.suppress(RunError):
+                self._run.swap(LEASE, _content(self._me | {"released": True}), self._stat)
+
+    def _keep(self) -> None:
+        renewals = 0
+        while not self._ended.wait(SECONDS / 3):
+            renewals += 1
+            began = time.monotonic()
+            try:
+                self._stat = self._run.swap(LEASE, _content(self._me | {"renewals": renewals}), self._stat)
+            except Changed:
+                self._lost = RunError(f"{self._run.uri}: {_name(_holder(self._run))} has taken this run over")
+            except Exception as error:
+                self._lost = RunError(f"{self._run.uri}: the run's lease could not be renewed: {error}")
+            with self._changed:
+                self._renewed = began
+                self._changed.notify_all()
+            if self._lost is not None:
+                return
+
+
+@contextlib.contextmanager
+def hold(run: Bucket, say: Callable[[str], None]) -> Iterator[Lease]:
+    """Have the run's lease while the block lasts.
+
+    It is taken at once where there is none, or its holder has released it or is a process of this machine that has
+    ended; else only after it has not been renewed for as long as it lasts. Raises CallerError that names the process
+    that does renew it.
+    """
+    me = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "machine": _machine()} | _process(os.getpid())
+    lease = Lease(run, me, _acquire(run, _content(me), say))
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _acquire(run: Bucket, content: bytes, say: Callable[[str], None]) -> Stat:
+    first, began = run.stat(LEASE), time.monotonic()
+    seen = first
+    while seen is not None and not _free(holder := _holder(run)):
+        if seen != first:
+            raise CallerError(f"{run.uri}: is being trained by {_name(holder)}; stop that, or use another --run")
+        if time.monotonic() - began > SECONDS:
+            break
+        if time.monotonic() - began < 1:
+            say(f"waiting up to {SECONDS:.0f} s: {_name(holder)} may still be training this run")
+        time.sleep(SECONDS / 30)
+        seen = run.stat(LEASE)
+    try:
+        return run.swap(LEASE, content, seen)
+    except Changed:
+        raise CallerError(f"{run.uri}: {_name(_holder(run))} has begun to train it just now") from None
+
+
+def _free(holder: dict[str, Any]) -> bool:
+    """Whether a holder needs no more waiting for: it has released its lease, or was a process here and has ended."""
+    if holder.get("released"):
+        return True
+    here = holder.get("machine") == _machine()
+    return here and _process(holder.get("pid", 0)).get("started") != holder.get("started")
+
+
+def _holder(run: Bucket) -> dict[str, Any]:
+    """Who holds the lease as its object tells; nobody where it tells nothing."""
+    try:
+        holder = json.loads(run.read(LEASE))
+    except (FileNotFoundError, ValueError):
+        return {"released": True}
+    return holder if isinstance(holder, dict) else {"released": True}
+
+
+def _name(holder: dict[str, Any]) -> str:
+    return f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+
+
+def _process(pid: int) -> dict[str, Any]:
+    """A process by its number and, for numbers are used again, the time of its start."""
+    try:
+        return {"pid": pid, "started": psutil.Process(pid).create_time()}
+    except psutil.Error:
+        return {"pid": pid}
+
+
+def _machine() -> str:
+    """What two processes share that can see each other: the boot of a machine, and the container on it."""
+    boot, container = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if not boot.exists():
+        return f"{socket.gethostname()} since {psutil.boot_time():.0f}"
+    return f"{boot.read_text().strip()} {os.readlink(container)}"
+
+
+def _content(holder: dict[str, Any]) -> bytes:
+    return (json.dumps(holder, indent=1) + "\n").encode()

@@ -1,0 +1,358 @@
+"""A bucket in Google Cloud Storage, through the real client, against a store that misbehaves when it is told to."""
+
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from catdog.errors import CallerError, RunError
+from catdog.storage import Bucket, Changed, GoogleBucket, Stat, Unavailable, google, open_bucket
+from tests.fake_store import FakeStore, Fault
+
+CONTENT = bytes(range(256)) * 400
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStore]:
+    with FakeStore(buckets=("bucket",), page_size=3) as store:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.host)
+        monkeypatch.setattr(google, "TIMEOUT", (1.0, 0.5))
+        monkeypatch.setitem(google._ONCE, "timeout", google.TIMEOUT)
+        google._client.cache_clear()
+        yield store
+    google._client.cache_clear()
+
+
+@pytest.fixture
+def bucket(store: FakeStore) -> Bucket:
+    return open_bucket("gs://bucket/a/prefix", patience=6)
+
+
+def put(store: FakeStore, name: str, content: bytes = CONTENT) -> None:
+    store.put("bucket", f"a/prefix/{name}", content)
+
+
+def fetched(bucket: Bucket, name: str, path: Path) -> bytes:
+    stat = bucket.stat(name)
+    assert stat is not None
+    bucket.fetch(name, stat, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/a/prefix", "gs://bucket/a/prefix/", "gs://bucket"])
+@pytest.mark.parametrize("name", ["a", "b/c.json", "with space/and more.txt", "ünï/コード/😀.png", "x?y#z%41"])
+def test_any_name_is_written_listed_read_and_deleted(store: FakeStore, uri: str, name: str) -> None:
+    bucket = open_bucket(uri)
+    bucket.write(name, b"one")
+    bucket.write(name, b"two")
+    assert bucket.list() == [name]
+    assert bucket.exists(name) and bucket.read(name) == b"two"
+    bucket.delete(name)
+    bucket.delete(name)
+    assert bucket.list() == [] and not bucket.exists(name)
+    with pytest.raises(FileNotFoundError):
+        bucket.read(name)
+
+
+def test_objects_lie_under_the_prefix_and_others_are_not_seen(store: FakeStore, bucket: Bucket) -> None:
+    store.put("bucket", "a/prefix-of-another/x", b"")
+    store.put("bucket", "a/x", b"")
+    bucket.write("x", b"mine")
+    assert store.get("bucket", "a/prefix/x") == b"mine"
+    assert bucket.list() == ["x"]
+
+
+def test_a_list_of_many_pages_is_whole_sorted_and_goes_by_prefix(store: FakeStore, bucket: Bucket) -> None:
+    names = [f"{folder}/{number}" for folder in ("b", "a", "ab") for number in range(5)]
+    for name in names:
+        put(store, name, b"")
+    assert bucket.list() == sorted(names)
+    assert bucket.list("a/") == [name for name in sorted(names) if name.startswith("a/")]
+    assert store.count("list") >= 5
+
+
+def test_stats_of_many_are_found_with_few_requests(store: FakeStore, bucket: Bucket) -> None:
+    for number in range(7):
+        put(store, f"train-{number}", b"x" * number)
+    before = len(store.requests)
+    found = bucket.stats([f"train-{number}" for number in range(9)])
+    assert len(store.requests) - before <= 3
+    assert {name: stat.size for name, stat in found.items()} == {f"train-{number}": number for number in range(7)}
+    assert all(stat.generation > 0 and len(stat.crc32c) == 8 for stat in found.values())
+    assert found["train-3"] == bucket.stat("train-3")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(size=st.integers(0, 5000), part=st.integers(1, 3000))
+def test_an_object_of_any_size_comes_whole_in_ranges_of_any_size(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, part: int
+) -> None:
+    monkeypatch.setattr(google, "RANGE", part)
+    content = CONTENT[:size]
+    bucket.write("x", content)
+    assert fetched(bucket, "x", tmp_path / "x") == content
+
+
+def test_a_large_object_comes_over_several_connections_at_a_time(
+    store: FakeStore, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "x")
+    monkeypatch.setattr(google, "RANGE", len(CONTENT) // 4 + 1)
+    store.rate = len(CONTENT) // 2  # alone it would take 2 s
+    began = time.monotonic()
+    assert fetched(bucket, "x", tmp_path / "x") == CONTENT
+    assert time.monotonic() - began < 1.5
+
+
+PASSING = [
+    Fault("download", "status", code=429, times=3),
+    Fault("download", "status", code=503, times=2),
+    Fault("download", "status", code=500, times=2),
+    Fault("download", "reset", at=0),
+    Fault("download", "reset", at=1000, times=3),
+    Fault("download", "stall", at=1000, seconds=30),
+    Fault("download", "truncate", at=5000, times=2),
+    Fault("download", "short", at=5000, times=2),
+    Fault("download", "flip", at=5000, times=2),
+    Fault("download", "no_hash", times=None),
+    Fault("metadata", "status", code=503, times=2),
+    Fault("metadata", "reset", at=0),
+]
+
+
+@pytest.mark.parametrize("fault", PASSING, ids=[f"{f.kind}-{f.what}-{f.code}-{f.at}" for f in PASSING])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_fault_that_passes_leaves_the_right_bytes(
+    store: FakeStore, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, parts: int
+) -> None:
+    monkeypatch.setattr(google, "RANGE", -(-len(CONTENT) // parts))
+    put(store, "x")
+    store.faults.add(fault)
+    assert fetched(bucket, "x", tmp_path / "x") == CONTENT
+
+
+def test_a_transfer_that_broke_off_goes_on_where_it_was(store: FakeStore, bucket: Bucket, tmp_path: Path) -> None:
+    put(store, "x")
+    store.faults.add(Fault("download", "truncate", at=60_000))
+    assert fetched(bucket, "x", tmp_path / "x") == CONTENT
+    ranges = [request.range for request in store.requests if request.kind == "download"]
+    assert len(ranges) == 2
+    start = int(ranges[1].removeprefix("bytes=").partition("-")[0])
+    assert 0 < start <= 60_000
+
+
+def test_a_flipped_byte_in_a_resumed_transfer_is_noticed(store: FakeStore, bucket: Bucket, tmp_path: Path) -> None:
+    put(store, "x")
+    store.faults.add(Fault("download", "reset", at=20_000), Fault("download", "flip", at=100, only_ranges=True))
+    assert fetched(bucket, "x", tmp_path / "x") == CONTENT
+    assert store.count("download") == 3
+
+
+def test_bytes_that_stay_wrong_end_with_name_expected_and_found(
+    store: FakeStore, bucket: Bucket, tmp_path: Path
+) -> None:
+    put(store, "shard")
+    store.faults.add(Fault("download", "flip", at=5, times=None))
+    stat = bucket.stat("shard")
+    assert stat is not None
+    with pytest.raises(RunError, match=rf"a/prefix/shard: crc32c {stat.crc32c} expected, [0-9a-f]{{8}} found"):
+        bucket.fetch("shard", stat, tmp_path / "x")
+    assert store.count("download") == google.FETCHES
+
+
+def test_a_transfer_that_trickles_is_given_up_and_begun_anew(
+    store: FakeStore, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(google, "SLOWEST", 10 * len(CONTENT))
+    put(store, "x")
+    store.faults.add(Fault("download", "trickle", seconds=0.05))
+    assert fetched(bucket, "x", tmp_path / "x") == CONTENT
+
+
+def test_an_object_that_is_replaced_is_an_error_that_says_so(store: FakeStore, bucket: Bucket, tmp_path: Path) -> None:
+    put(store, "x")
+    stat = bucket.stat("x")
+    assert stat is not None
+    put(store, "x", b"other" * 20_000)
+    with pytest.raises(Changed, match=r"a/prefix/x: was replaced"):
+        bucket.fetch("x", stat, tmp_path / "x")
+
+
+def test_an_object_that_is_replaced_between_two_ranges_is_no_mixture(
+    store: FakeStore, bucket: Bucket, tmp_path: Path
+) -> None:
+    put(store, "x")
+    stat = bucket.stat("x")
+    assert stat is not None
+    store.faults.add(
+        Fault("download", "truncate", at=50_000), Fault("download", "replace", content=bytes(len(CONTENT)))
+    )
+    with pytest.raises(Changed, match="was replaced"):
+        bucket.fetch("x", stat, tmp_path / "x")
+
+
+@pytest.mark.parametrize("ask", [lambda b: b.read("x"), lambda b: b.write("x", b"new"), lambda b: b.list()])
+def test_a_store_that_is_away_for_long_ends_in_an_error_that_names_the_object_in_bounded_time(
+    store: FakeStore, ask
+) -> None:
+    bucket = open_bucket("gs://bucket/a/prefix", patience=1.5)
+    store.down = True
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match=r"gs://bucket/a/prefix/.* 2 s") as caught:
+        ask(bucket)
+    assert time.monotonic() - began < 8
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_that_comes_back_is_used_again(store: FakeStore, bucket: Bucket) -> None:
+    put(store, "x")
+    store.down = True
+    threading.Timer(1.0, lambda: setattr(store, "down", False)).start()
+    assert bucket.read("x") == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("kind", "needed", "ask"),
+    [
+        ("metadata", "storage.objects.get", lambda b: b.read("x")),
+        ("download", "storage.objects.get", lambda b: b.read("x")),
+        ("list", "storage.objects.list", lambda b: b.list()),
+        ("upload", "storage.objects.create", lambda b: b.write("x", b"")),
+        ("delete", "storage.objects.delete", lambda b: b.delete("x")),
+    ],
+)
+def test_a_missing_permission_is_told_at_once_with_what_is_needed(
+    store: FakeStore, bucket: Bucket, kind, needed: str, ask
+) -> None:
+    put(store, "x")
+    store.faults.add(Fault(kind, "status", code=403, times=None))
+    began = time.monotonic()
+    with pytest.raises(CallerError, match=rf"{needed}.* on bucket bucket") as caught:
+        ask(bucket)
+    assert time.monotonic() - began < 1
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["metadata", "download"])
+def test_credentials_that_are_not_taken_are_told_at_once(store: FakeStore, bucket: Bucket, kind) -> None:
+    put(store, "x")
+    store.faults.add(Fault(kind, "status", code=401, times=None))
+    with pytest.raises(CallerError, match="x: no valid credentials.*gcloud auth"):
+        bucket.read("x")
+
+
+@pytest.mark.parametrize("ask", [lambda b: b.read("x"), lambda b: b.list(), lambda b: b.write("x", b"")])
+def test_a_bucket_that_does_not_exist_is_told_at_once(store: FakeStore, ask) -> None:
+    with pytest.raises(CallerError, match="there is no bucket missing"):
+        ask(open_bucket("gs://missing/prefix"))
+
+
+def test_swap_puts_an_object_only_over_what_was_expected(store: FakeStore, bucket: Bucket) -> None:
+    first = bucket.swap("x", b"one", None)
+    with pytest.raises(Changed):
+        bucket.swap("x", b"two", None)
+    second = bucket.swap("x", b"two", first)
+    with pytest.raises(Changed):
+        bucket.swap("x", b"three", first)
+    assert bucket.read("x") == b"two" and bucket.stat("x") == second
+
+
+@pytest.mark.parametrize("what", ["lost_reply", "reset"])
+def test_an_upload_whose_reply_is_lost_is_made_once(store: FakeStore, bucket: Bucket, what) -> None:
+    store.faults.add(Fault("upload", what))
+    stat = bucket.swap("x", b"mine", None)
+    assert bucket.read("x") == b"mine" and bucket.stat("x") == stat
+
+
+def test_a_swap_whose_reply_is_lost_does_not_take_anothers_content_for_its_own(
+    store: FakeStore, bucket: Bucket
+) -> None:
+    store.faults.add(Fault("upload", "lost_reply"), Fault("upload", "replace", content=b"theirs"))
+    with pytest.raises(Changed):
+        bucket.swap("x", b"mine", None)
+    assert bucket.read("x") == b"theirs"
+
+
+@pytest.mark.parametrize("size", [0, 1, 9_000_000])
+def test_uploads_of_any_size_survive_faults(store: FakeStore, bucket: Bucket, size: int) -> None:
+    store.faults.add(
+        Fault("upload", "status", code=503, times=2), Fault("upload", "reset"), Fault("upload", "lost_reply")
+    )
+    content = (CONTENT * 90)[:size]
+    bucket.write("x", content)
+    assert store.get("bucket", "a/prefix/x") == content
+
+
+def test_a_block_that_ends_badly_writes_nothing(store: FakeStore, bucket: Bucket) -> None:
+    def write_half() -> None:
+        with bucket.writing("x.json") as path:
+            assert path.suffix == ".json"
+            path.write_bytes(b"half")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half()
+    assert bucket.list() == [] and not path_left()
+
+
+def path_left() -> list[Path]:
+    return list(google.GoogleBucket("gs://bucket").scratch().glob("catdog-*.json"))
+
+
+def test_many_threads_share_the_client(store: FakeStore, bucket: Bucket, tmp_path: Path) -> None:
+    for number in range(16):
+        put(store, f"x{number}", CONTENT[number:])
+    wrong: list[int] = []
+
+    def fetch(number: int) -> None:
+        if fetched(bucket, f"x{number}", tmp_path / f"{number}") != CONTENT[number:]:
+            wrong.append(number)
+
+    threads = [threading.Thread(target=fetch, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_bucket_goes_to_another_process(bucket: Bucket) -> None:
+    assert pickle.loads(pickle.dumps(bucket)) == bucket
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"), [("gs://", "no bucket"), ("gs:///x", "no bucket"), ("s3://b/x", "not supported")]
+)
+def test_a_uri_that_names_no_bucket_is_refused_in_one_line(uri: str, told: str) -> None:
+    with pytest.raises(CallerError, match=told) as caught:
+        open_bucket(uri)
+    assert str(caught.value).startswith(uri) and "\n" not in str(caught.value)
+
+
+def test_without_credentials_one_line_tells_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    google._client.cache_clear()
+    with pytest.raises(CallerError, match="gcloud auth application-default login") as caught:
+        open_bucket("gs://bucket/x").list()
+    google._client.cache_clear()
+    assert "\n" not in str(caught.value)
+
+
+def test_an_object_without_a_known_checksum_is_not_taken(store: FakeStore, bucket: Bucket, tmp_path: Path) -> None:
+    put(store, "x")
+    with pytest.raises(RunError, match="unknown to the store"):
+        bucket.fetch("x", Stat(len(CONTENT), ""), tmp_path / "x")
+
+
+def test_the_store_of_a_uri_is_the_one_that_its_scheme_names(tmp_path: Path) -> None:
+    assert isinstance(open_bucket("gs://bucket/x"), GoogleBucket)
+    assert open_bucket(str(tmp_path)).local("x") == tmp_path / "x"
