@@ -7,6 +7,7 @@ import pytest
 from catdog.data import drawn
 from catdog.data.prepare import prepare
 from catdog.storage import Bucket, open_bucket
+from tests.integration.processes import Process
 
 RECIPE = """
 [data]
@@ -52,3 +53,11 @@ def small_recipe(tmp_path_factory: pytest.TempPathFactory, small_data: Bucket) -
     path = tmp_path_factory.mktemp("recipe") / "small.toml"
     path.write_text(RECIPE.replace("[data]", f'[data]\nuri = "{small_data.uri}"'))
     return path
+
+
+@pytest.fixture(scope="session")
+def undisturbed(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
+    """A run of the recipe from its start to its end."""
+    run = open_bucket(str(tmp_path_factory.mktemp("undisturbed") / "run"))
+    Process(small_recipe, run).finish()
+    return run

@@ -242,7 +242,7 @@ def test_a_missing_permission_is_told_at_once_with_what_is_needed(
 def test_credentials_that_are_not_taken_are_told_at_once(store: FakeStore, bucket: Bucket, kind) -> None:
     put(store, "x")
     store.faults.add(Fault(kind, "status", code=401, times=None))
-    with pytest.raises(CallerError, match="x: no valid credentials.*gcloud auth"):
+    with pytest.raises(CallerError, match=r"x: no valid credentials.*gcloud auth"):
         bucket.read("x")
 
 

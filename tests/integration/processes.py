@@ -1,0 +1,62 @@
+"""`catdog train` in a process of its own, and what is compared of the runs that it leaves."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from catdog.storage import Bucket
+from catdog.training.checkpoint import Checkpoints
+
+STEPS = 40
+
+
+class Process:
+    """`catdog train` in a process of its own, its stderr in a file."""
+
+    def __init__(self, recipe: Path, run: Bucket, *settings: str) -> None:
+        self.log = recipe.parent / f"{time.monotonic_ns()}.log"
+        with open(self.log, "wb") as stderr:
+            command = [sys.executable, "-m", "catdog", "train", str(recipe), "--run", run.uri, *settings]
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
+
+    def stop_when(self, reached: Callable[[str], bool], number: int) -> int:
+        """Send a signal as soon as `reached` holds of what the run has printed; the exit code."""
+        deadline = time.monotonic() + 300
+        while not reached(self.log.read_text()):
+            assert self.process.poll() is None, f"ended before the moment came:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.01)
+        self.process.send_signal(number)
+        return self.process.wait(120)
+
+    def finish(self) -> str:
+        assert self.process.wait(300) == 0, self.log.read_text()
+        return self.log.read_text()
+
+
+def past(step: int) -> Callable[[str], bool]:
+    """The run has shown a line of metrics at or after a step."""
+    return lambda log: any(f"step {n}/{STEPS} " in log for n in range(step, STEPS + 1))
+
+
+def lines(run: Bucket) -> list[tuple[object, ...]]:
+    """What metrics.jsonl tells, but for the clock."""
+    read = [json.loads(line) for line in run.read("metrics.jsonl").splitlines()]
+    return [(m["step"], m["phase"], m["split"], m["loss"], m["accuracy"]) for m in read]
+
+
+def final_weights(run: Bucket) -> dict[str, bytes]:
+    checkpoints = Checkpoints(run, keep=2)
+    _, arrays = checkpoints.restore(max(checkpoints.steps()))
+    return {name: array.tobytes() for name, array in arrays.items() if not name.startswith("optimizer/")}
+
+
+def assert_same(run: Bucket, undisturbed: Bucket) -> None:
+    """The final weights, the lines of metrics and the test's predictions are equal, bit for bit."""
+    assert final_weights(run) == final_weights(undisturbed)
+    assert lines(run) == lines(undisturbed)
+    predictions = "evaluation/test/predictions.csv"
+    assert run.read(predictions) == undisturbed.read(predictions)
