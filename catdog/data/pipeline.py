@@ -2,7 +2,8 @@
 
 import functools
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +24,7 @@ _FEATURES = {
     "image/class/label": tf.io.FixedLenFeature([], tf.int64),
 }
 
+T = TypeVar("T")
 Row = dict[str, tf.Tensor]
 Element = dict[str, np.ndarray | list[bytes]]
 
@@ -78,6 +80,16 @@ def evaluation_dataset(records: Records, side: int, batch: int, share: Share = W
         return decode_whole(stored["image/encoded"], side)
 
     return _dataset(elements, image, b, steps * replicas, {})
+
+
+def surfaced(batches: Iterable[T], records: Records) -> Iterator[T]:
+    """The batches of a dataset on these records; what fails in reading them is raised as it was, with its traceback."""
+    try:
+        yield from batches
+    except tf.errors.OpError:
+        if records.failure is None:
+            raise
+        raise records.failure from None
 
 
 def decode_whole(encoded: tf.Tensor, side: int) -> tf.Tensor:

@@ -19,6 +19,8 @@ class Records:
         self._shards = tuple(shards)
         self._cache = cache
         self._indices: dict[int, np.ndarray] = {}
+        self.failure: Exception | None = None
+        """What ended a pass early, as it was raised; TensorFlow tells of it in its own words only."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -33,8 +35,12 @@ class Records:
     @contextlib.contextmanager
     def reading(self, needs: Iterator[Need]) -> Iterator["Reader"]:
         """A pass over the split that reads what it needs, step by step."""
-        with self._cache.follow(self._shards, needs) as files:
-            yield Reader(self._shards, files, self._indices)
+        try:
+            with self._cache.follow(self._shards, needs) as files:
+                yield Reader(self._shards, files, self._indices)
+        except Exception as error:
+            self.failure = error
+            raise
 
 
 class Reader:

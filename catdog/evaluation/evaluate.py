@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from catdog.data import example
 from catdog.data.cache import open_cache
-from catdog.data.pipeline import evaluation_dataset
+from catdog.data.pipeline import evaluation_dataset, surfaced
 from catdog.data.records import Records
 from catdog.data.shards import CLASSES, SPLITS, Manifest, load_manifest, pinned
 from catdog.errors import CallerError
@@ -94,7 +94,7 @@ def evaluate(run: Bucket, data: Bucket, split: str = "test") -> dict[str, Any]:
 
 def _predict(trained: Trained, records: Records) -> _Predictions:
     probabilities = np.full(sum(records.sizes), np.nan)
-    for batch in evaluation_dataset(records, trained.recipe.data.side, BATCH):
+    for batch in surfaced(evaluation_dataset(records, trained.recipe.data.side, BATCH), records):
         real = batch["weight"].numpy() > 0
         probabilities[batch["example"].numpy()[real]] = trained.probabilities(batch["image"])[real]
     named = _features(records, range(len(probabilities)), "image/filename")

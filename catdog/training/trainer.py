@@ -11,7 +11,7 @@ import tensorflow as tf
 from catdog import recipe as recipes
 from catdog.data import order as orders
 from catdog.data import pipeline
-from catdog.data.cache import open_cache
+from catdog.data.cache import open_cache, require_room, required_bytes
 from catdog.data.order import Order, Share
 from catdog.data.records import Records
 from catdog.data.shards import CLASSES, Manifest, load_manifest, pinned
@@ -49,10 +49,12 @@ def train(recipe: Recipe) -> dict[str, Any]:
     order = _order(recipe, manifest)
     strategy = make_strategy(recipe.run.strategy)
     _check_replicas(recipe, strategy.num_replicas_in_sync)
+    if data.local("") is None:
+        require_room(recipe.cache, _held_at_once(recipe, manifest))
     pins = pinned(data, [*manifest.split("train"), *manifest.split("val")])
     if recipe.run.deterministic:
         tf.config.experimental.enable_op_determinism()
-    with hold(run, say) as lease, open_cache(data, pins) as cache:
+    with hold(run, say) as lease, open_cache(data, pins, recipe.cache) as cache:
         checkpoints = Checkpoints(run, recipe.checkpoint.keep, lease.require)
         try:
             newest = max(checkpoints.steps(), default=None)
@@ -173,6 +175,14 @@ def _order(recipe: Recipe, manifest: Manifest) -> Order:
     return Order(sizes, recipe.data.streams, recipe.data.global_batch, recipe.run.seed, labels)
 
 
+def _held_at_once(recipe: Recipe, manifest: Manifest) -> int:
+    """Bytes of the shards that a step reads from, at most, with those that validation reads at the same time."""
+    shards, streams = manifest.split("train"), recipe.data.streams
+    rows = None if recipe.loss.balance == "oversample" else recipe.data.global_batch // streams
+    of_streams = [shards[stream::streams] for stream in range(streams)]
+    return required_bytes(of_streams, rows, manifest.split("val"), recipe.data.global_batch)
+
+
 def _check_replicas(recipe: Recipe, replicas: int) -> None:
     streams, accumulate = recipe.data.streams, recipe.optimizer.accumulate
     rows = orders.rows(streams, recipe.data.global_batch, Share(replicas=replicas)).shape[1]
@@ -274,7 +284,9 @@ def _start_phase(
     def dataset(share: Share) -> tf.data.Dataset:
         return pipeline.train_dataset(job.order, job.train, job.recipe, start=step, stop=span.stop, share=share)
 
-    return make_train_step(job.strategy, state, settings), iter(distributed(job.strategy, dataset))
+    return make_train_step(job.strategy, state, settings), pipeline.surfaced(
+        distributed(job.strategy, dataset), job.train
+    )
 
 
 def _export(job: _Job, best: int) -> None:

@@ -26,7 +26,7 @@ def make_validation(
             strategy,
             lambda share: pipeline.evaluation_dataset(records, recipe.data.side, recipe.data.global_batch, share),
         )
-        for elements in batches:
+        for elements in pipeline.surfaced(batches, records):
             if stopped():
                 return None
             examples, values = (tensor.numpy() for tensor in predict(elements))

@@ -22,13 +22,17 @@ class Process:
             command = [sys.executable, "-m", "catdog", "train", str(recipe), "--run", run.uri, *settings]
             self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
 
-    def stop_when(self, reached: Callable[[str], bool], number: int) -> int:
-        """Send a signal as soon as `reached` holds of what the run has printed; the exit code."""
+    def wait_until(self, reached: Callable[[str], bool]) -> None:
+        """Wait until `reached` holds of what the run has printed."""
         deadline = time.monotonic() + 300
         while not reached(self.log.read_text()):
             assert self.process.poll() is None, f"ended before the moment came:\n{self.log.read_text()}"
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.01)
+
+    def stop_when(self, reached: Callable[[str], bool], number: int) -> int:
+        """Send a signal as soon as `reached` holds of what the run has printed; the exit code."""
+        self.wait_until(reached)
         self.process.send_signal(number)
         return self.process.wait(120)
 

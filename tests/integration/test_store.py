@@ -1,0 +1,188 @@
+"""Runs whose data and checkpoints lie in object storage, and what becomes of them when the store misbehaves."""
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from catdog import recipe as recipes
+from catdog.errors import CallerError, RunError
+from catdog.recipe import Recipe
+from catdog.storage import Bucket, google, open_bucket
+from catdog.training.checkpoint import Checkpoints
+from catdog.training.trainer import train
+from tests.fake_store import FakeStore, Fault
+from tests.integration.processes import Process, assert_same, past
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch, small_data: Bucket) -> Iterator[FakeStore]:
+    """A store with the small data set in it, for this process and those that it starts."""
+    with FakeStore() as store:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.host)
+        monkeypatch.setitem(google._ONCE, "timeout", (1.0, 2.0))
+        google._client.cache_clear()
+        for name in small_data.list():
+            store.put("bucket", f"data/{name}", small_data.read(name))
+        yield store
+    google._client.cache_clear()
+
+
+@pytest.fixture
+def run() -> Bucket:
+    return open_bucket("gs://bucket/runs/small")
+
+
+@pytest.fixture
+def recipe_file(small_recipe: Path, tmp_path: Path) -> Path:
+    """The small recipe on the store's data, with a cache of its own."""
+    recipe = recipes.override(
+        recipes.load(small_recipe),
+        [("data.uri", "gs://bucket/data"), ("cache.folder", str(tmp_path / "cache")), ("storage.patience", "20")],
+    )
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipes.to_toml(recipe))
+    return path
+
+
+@pytest.fixture
+def recipe(recipe_file: Path, run: Bucket) -> Recipe:
+    return recipes.override(recipes.load(recipe_file), [("run.uri", run.uri)])
+
+
+BURSTS = [
+    Fault("download", "status", code=503, times=4, after=2),
+    Fault("download", "reset", name="train-", at=3000, times=3),
+    Fault("download", "flip", name="train-", at=5000, times=2, only_ranges=True),
+    Fault("download", "flip", name="train-", at=100, times=2),
+    Fault("download", "truncate", name="val-", at=500, times=2),
+    Fault("download", "short", name="test-", at=500, times=2),
+    Fault("download", "no_hash", name="train-", times=None),
+    Fault("upload", "status", code=429, times=3, after=3),
+    Fault("upload", "reset", name="state.npz", times=2, after=1),
+    Fault("upload", "lost_reply", name="state.npz", times=2),
+    Fault("upload", "lost_reply", name="COMMITTED.json", times=3, after=1),
+    Fault("upload", "reset", name="model.keras"),
+    Fault("delete", "lost_reply", times=2),
+    Fault("list", "status", code=500, times=2, after=4),
+    Fault("metadata", "reset", times=2, after=6),
+]
+
+
+def test_through_a_store_that_misbehaves_a_run_ends_as_one_in_a_folder(
+    store: FakeStore, recipe: Recipe, run: Bucket, undisturbed: Bucket
+) -> None:
+    store.faults.add(*BURSTS)
+    train(recipe)
+    assert_same(run, undisturbed)
+    assert {"model.keras", "report.html", "tensorboard/events.out.tfevents"} <= set(run.list())
+
+
+def test_killed_in_an_upload_and_started_again_it_ends_as_one_in_a_folder(
+    store: FakeStore, recipe_file: Path, run: Bucket, undisturbed: Bucket
+) -> None:
+    def uploads(name: str, times: int) -> bool:
+        return store.count("upload", name) >= times
+
+    for name in ("step-00000009/state.npz", "step-00000018/COMMITTED.json"):
+        # The bytes have arrived and the answer has not when the process is killed.
+        store.faults.add(Fault("upload", "stall", name=name, seconds=60))
+        process = Process(recipe_file, run)
+        assert process.stop_when(lambda _, name=name: uploads(name, 1), signal.SIGKILL) == -signal.SIGKILL
+    log = Process(recipe_file, run).finish()
+    assert "going on from step" in log
+    assert_same(run, undisturbed)
+
+
+def test_a_second_job_on_the_same_run_is_refused_while_the_first_is_alive(
+    store: FakeStore, recipe_file: Path, run: Bucket, undisturbed: Bucket
+) -> None:
+    first = Process(recipe_file, run)
+    first.wait_until(past(2))
+    second = Process(recipe_file, run)
+    assert second.process.wait(120) == 2, second.log.read_text()
+    assert f"{run.uri}: is being trained by process {first.process.pid}" in second.log.read_text()
+    first.finish()
+    assert_same(run, undisturbed)
+
+
+def test_while_the_store_is_away_training_goes_on_and_all_is_saved_once_it_is_back(
+    store: FakeStore, recipe: Recipe, run: Bucket, undisturbed: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catdog.training.checkpoint.PATIENCE", 0.2)
+    steps_while_away: list[int] = []
+    away_at, back_at = 12, 18
+
+    def watch(self, done: int, phase: str) -> None:
+        store.down = away_at <= done < back_at
+        if store.down:
+            steps_while_away.append(done)
+
+    monkeypatch.setattr("catdog.training.log.Screen.step", watch)
+    train(recipe)
+    assert steps_while_away == list(range(away_at, back_at))
+    assert_same(run, undisturbed)
+
+
+def test_past_its_patience_a_run_stops_with_all_that_was_committed_and_goes_on_later(
+    store: FakeStore, recipe: Recipe, run: Bucket, undisturbed: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watch(self, done: int, phase: str) -> None:
+        store.down = store.down or done == 15
+
+    with monkeypatch.context() as patch:
+        patch.setattr("catdog.training.log.Screen.step", watch)
+        began = time.monotonic()
+        with pytest.raises(RunError, match=r"gs://bucket/.* for 2 s"):
+            train(recipes.override(recipe, [("storage.patience", "2")]))
+        assert time.monotonic() - began < 90
+    store.down = False
+    committed = Checkpoints(run, keep=2).steps()
+    assert committed and max(committed) <= 15
+    for step in committed:
+        Checkpoints(run, keep=2).restore(step)
+    train(recipe)
+    assert_same(run, undisturbed)
+
+
+def test_a_bucket_that_may_not_be_written_is_told_before_the_first_step(store: FakeStore, recipe: Recipe) -> None:
+    store.faults.add(Fault("upload", "status", code=403, times=None))
+    with pytest.raises(CallerError, match=r"may not write here: it needs storage\.objects\.create"):
+        train(recipe)
+    assert not any("checkpoints" in name for name in store.names("bucket"))
+
+
+def test_a_shard_that_is_replaced_under_a_run_is_an_error_that_says_so(
+    store: FakeStore, recipe: Recipe, small_data: Bucket
+) -> None:
+    other = store.get("bucket", "data/train-00000-of-00004.tfrecord")
+    store.faults.add(Fault("download", "replace", name="train-00001", content=other))
+    with pytest.raises(RunError, match=r"train-00001-of-00004\.tfrecord: was replaced"):
+        train(recipe)
+
+
+def test_a_shard_whose_bytes_stay_wrong_is_never_trained_on(store: FakeStore, recipe: Recipe, run: Bucket) -> None:
+    store.faults.add(Fault("download", "flip", name="train-00002", at=4000, times=None))
+    with pytest.raises(RunError, match=r"train-00002-of-00004\.tfrecord: crc32c [0-9a-f]{8} expected"):
+        train(recipe)
+    assert not run.exists("model.keras")
+
+
+def test_a_second_run_reads_the_local_copy(store: FakeStore, recipe: Recipe, undisturbed: Bucket) -> None:
+    short = recipes.override(recipe, [("phases.0.epochs", "1"), ("phases.1.epochs", "1")])
+    train(short)
+    before = store.count("download", "train-")
+    assert before == 4
+    train(recipes.override(short, [("run.uri", "gs://bucket/runs/again")]))
+    assert store.count("download", "train-") == before
+
+
+def test_a_cache_too_small_for_what_is_read_at_once_is_refused_with_the_number_that_would_do(
+    store: FakeStore, recipe: Recipe
+) -> None:
+    with pytest.raises(CallerError, match=r"cache\.max_bytes = 1000: .*must be at least (\d+)") as caught:
+        train(recipes.override(recipe, [("cache.max_bytes", "1000")]))
+    needed = str(caught.value).rpartition(" ")[2]
+    assert train(recipes.override(recipe, [("cache.max_bytes", needed)]))["examples"] == 20
