@@ -6,6 +6,8 @@ import warnings
 import numpy as np
 from PIL import ExifTags, Image
 
+from catdog.errors import one_line
+
 MAX_PIXELS = 100_000_000
 """More than this is taken for a decompression bomb."""
 JPEG_QUALITY = 95
@@ -52,7 +54,7 @@ def decode(content: bytes, side: int | None = None) -> Image.Image:
     except Image.UnidentifiedImageError:
         raise Unreadable("not a picture in a known format") from None
     except Exception as error:  # a codec may raise anything on broken input
-        raise Unreadable(_line(error)) from None
+        raise Unreadable(one_line(error)) from None
 
 
 def encode(image: Image.Image, side: int) -> tuple[bytes, int, int]:
@@ -69,7 +71,10 @@ def encode(image: Image.Image, side: int) -> tuple[bytes, int, int]:
 
 def _upright(image: Image.Image) -> Image.Image:
     # Not ImageOps.exif_transpose: it also writes all tags anew, and fails where one that does not matter is odd.
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # EXIF that cannot be read tells no turn, and nothing of the pixels
+        turn = None
     return image if turn is None else image.transpose(turn)
 
 
@@ -84,7 +89,3 @@ def _rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
