@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from pictures import damaged
 from PIL import Image
 
 from catdog import cli
@@ -254,9 +255,7 @@ def test_prepare_thins_a_class_and_verify_finds_the_fault_that_comes_after(photo
     assert cli.run(["verify", str(folder)]) == 0
     assert "no fault" in capsys.readouterr().out
     shard = folder / "train-00001-of-00002.tfrecord"
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
+    shard.write_bytes(damaged(shard.read_bytes()))
     assert cli.run(["verify", str(folder)]) == 1
     out, err = capsys.readouterr()
     assert shard.name in out and "2 faults" in out and err == ""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pictures import class_folders, encoded, picture, thread_pool
+from pictures import class_folders, damaged, encoded, picture, thread_pool
 
 from catdog.data import example
 from catdog.data import verify as module
@@ -85,11 +85,10 @@ def test_several_faults_are_all_named(bucket: Bucket) -> None:
 @pytest.mark.parametrize("where", ["length", "payload", "checksum"])
 def test_a_flipped_bit_is_found_and_its_record_named(bucket: Bucket, where: str) -> None:
     path = bucket.local(SHARD)
-    content = bytearray(path.read_bytes())
     with open(path, "rb") as file:
         offset, length = record_index(file)[3]
-    content[{"length": offset - 4, "payload": offset + length // 2, "checksum": offset + length}[where]] ^= 0x10
-    path.write_bytes(content)
+    at = {"length": offset - 4, "payload": offset + length // 2, "checksum": offset + length}[where]
+    path.write_bytes(damaged(path.read_bytes(), at))
     faults = faults_of_shard(bucket)
     assert len(faults) == 2
     assert "crc32c" in faults[0]
