@@ -22,7 +22,7 @@ from catdog import recipe as recipes
 from catdog.data.shards import CLASSES, SKIPPED, SPLITS, Manifest, load_manifest
 from catdog.errors import CallerError, RunError
 from catdog.recipe import Recipe
-from catdog.run import REPORT, evaluation, finished_recipe
+from catdog.run import REPORT, evaluated_on, evaluation, finished_recipe
 from catdog.storage import open_bucket
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Evaluate:
     run: Annotated[Positional[str], arg(metavar="RUN_URI")]
     """Folder of a run that has finished training."""
     data: Annotated[str | None, arg(metavar="DATA_URI", help_behavior_hint="(default: the run's own)")] = None
-    """Folder of a data set."""
+    """Folder of a data set; what is found on another one than the run's own is written to a folder named after its digest."""
     split: Literal["train", "val", "test"] = "test"
     """Part of the data set."""
 
@@ -166,12 +166,15 @@ class Evaluate:
         run = open_bucket(self.run)
         recipe = finished_recipe(run)
         data = open_bucket(self.data if self.data is not None else recipe.data.uri)
-        load_manifest(data)
+        digest = load_manifest(data).digest
+        own = evaluated_on(run)
+        is_own = digest == own if own is not None else self.data is None
+        folder = evaluation(self.split, other="" if is_own else digest)
         _import_tensorflow()
         from catdog.evaluation.evaluate import evaluate
 
-        _print_evaluation(evaluate(run, data, self.split))
-        print(f"written to {run.uri}/{evaluation(self.split)}")
+        _print_evaluation(evaluate(run, data, self.split, folder))
+        print(f"written to {run.uri}/{folder}")
         return DONE
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pictures import damaged
 from PIL import Image
 
 from catdog import cli
+from catdog.data.shards import load_manifest
 from catdog.recipe import Data, Recipe, to_toml
 from catdog.storage import open_bucket
 
@@ -291,13 +293,49 @@ def test_a_picture_whose_name_starts_with_a_dash_comes_after_two_dashes(finished
     assert capsys.readouterr().out.startswith("-x.png\tdog\t")
 
 
-def test_evaluate_takes_the_data_of_the_run_or_other_data(finished, data, capsys):
-    for words in ([], ["--data", str(data)]):
-        assert cli.run(["evaluate", str(finished), "--split", "val", *words]) == 0
-        out = capsys.readouterr().out
-        assert out.startswith("val accuracy 1.0000 (95 % interval 0.")
-        assert f"written to {finished / 'evaluation' / 'val'}" in out
-    assert "/none/here: no such folder" in mistake(["evaluate", finished, "--data", "/none/here"], capsys)
+def evaluated(words: list[str | Path], capsys: pytest.CaptureFixture[str]) -> str:
+    """The folder that `evaluate` says it has written to."""
+    assert cli.run(["evaluate", *map(str, words)]) == 0
+    accuracy, _, written = capsys.readouterr().out.splitlines()
+    assert " accuracy 1.0000 (95 % interval 0." in accuracy
+    return written.removeprefix("written to ")
+
+
+def test_an_evaluation_on_other_data_leaves_the_runs_own_and_its_report(finished, data, photos, tmp_path, capsys):
+    run = shutil.copytree(finished, tmp_path / "run")
+    own, other = run / "evaluation", tmp_path / "other"
+    assert cli.run(["prepare", f"folder:{photos}", str(other), "--shards", "2", "--test", "0.5"]) == 0
+    capsys.readouterr()
+    digest = load_manifest(open_bucket(str(other))).digest
+    for _ in range(2):  # before the run has an evaluation of its own, and after
+        assert evaluated([run, "--data", other], capsys) == f"{own}/test-{digest[:8]}"
+        assert evaluated([run], capsys) == f"{own}/test"
+    assert evaluated([run, "--data", other, "--split", "val"], capsys) == f"{own}/val-{digest[:8]}"
+    moved = shutil.copytree(data, tmp_path / "moved")
+    assert evaluated([run, "--data", moved, "--split", "val"], capsys) == f"{own}/val"  # the same in another place
+    found = {path.name: json.loads((path / "metrics.json").read_text()) for path in own.iterdir()}
+    assert {name: metrics["examples"] for name, metrics in found.items()} == {
+        "test": 4,
+        "val": 4,
+        f"test-{digest[:8]}": 20,
+        f"val-{digest[:8]}": 4,
+    }
+    assert "of 4 right" in (run / "report.html").read_text()
+    assert "/none/here: no such folder" in mistake(["evaluate", run, "--data", "/none/here"], capsys)
+
+
+def test_evaluate_does_not_take_a_data_set_made_anew_in_the_same_place_for_the_runs_own(
+    finished, photos, tmp_path, capsys
+):
+    data, run = tmp_path / "data", shutil.copytree(finished, tmp_path / "run")
+    open_bucket(str(run)).write("recipe.toml", to_toml(Recipe(data=Data(uri=str(data), side=SIDE))).encode())
+    prepare = ["prepare", f"folder:{photos}", str(data), "--shards", "2", "--overwrite", "--test"]
+    assert cli.run([*prepare, "0.1"]) == 0
+    capsys.readouterr()
+    assert evaluated([run], capsys) == f"{run}/evaluation/test"
+    assert cli.run([*prepare, "0.5"]) == 0
+    capsys.readouterr()
+    assert evaluated([run], capsys).startswith(f"{run}/evaluation/test-")
 
 
 PREDICT_WITHOUT_TENSORFLOW = """
