@@ -206,9 +206,9 @@ class Predict:
             if self.json:
                 print(_as_json(prediction), flush=True)
             elif prediction.error is not None:
-                print(f"catdog: {prediction.path}: {prediction.error}", file=sys.stderr)
+                print(f"catdog: {_shown(prediction.path)}: {prediction.error}", file=sys.stderr)
             else:
-                print(f"{prediction.path}\t{prediction.predicted}\t{prediction.probability:.4f}", flush=True)
+                print(f"{_shown(prediction.path)}\t{prediction.predicted}\t{prediction.probability:.4f}", flush=True)
         return FAILED if failed else DONE
 
 
@@ -218,6 +218,8 @@ COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in ty
 
 def main() -> None:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a name that cannot be shown ends no command
     sys.exit(run(sys.argv[1:]))
 
 
@@ -378,6 +380,11 @@ def _print_evaluation(metrics: dict[str, Any]) -> None:
     count, split = metrics["examples"], metrics["split"]
     print(f"{split} accuracy {metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {count} examples)")
     print(f"log loss {metrics['log_loss']:.4f}")
+
+
+def _shown(path: Path) -> str:
+    """A file's name as text; bytes that are no UTF-8 stand in it as `\\xff`, as in skipped.csv."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _as_json(prediction: "Prediction") -> str:

@@ -343,21 +343,34 @@ import itertools, sys, types
 from catdog import cli
 cli._import_tensorflow = lambda: None
 predictions = types.ModuleType("catdog.evaluation.predict")
-one = types.SimpleNamespace(path="x.jpg", predicted="cat", probability=0.9, error=None)
-predictions.predict = lambda run, images: itertools.repeat(one)
+def predict(run, images):
+    return (types.SimpleNamespace(path=path, predicted="cat", probability=0.9, error=None) for path in IMAGES)
+predictions.predict = predict
 sys.modules["catdog.evaluation.predict"] = predictions
 cli.main()
 """
 
 
 def test_a_reader_that_goes_away_ends_the_command_without_a_traceback(finished):
-    command = [sys.executable, "-c", PREDICT_WITHOUT_TENSORFLOW, "predict", str(finished), "x.jpg"]
+    forever = PREDICT_WITHOUT_TENSORFLOW.replace("IMAGES", "itertools.repeat(*images)")
+    command = [sys.executable, "-c", forever, "predict", str(finished), "x.jpg"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline() == "x.jpg\tcat\t0.9000\n"
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("utf-8:strict", "\xe9 \\xff.jpg".encode()), ("ascii:strict", b"\\xe9 \\xff.jpg")],
+)
+def test_a_name_that_cannot_be_shown_ends_no_command(encoding, shown, finished):
+    words = ["predict", finished, "\xe9 ".encode() + b"\xff.jpg"]
+    command = [sys.executable, "-X", "utf8", "-c", PREDICT_WITHOUT_TENSORFLOW.replace("IMAGES", "images"), *words]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding})
+    assert (done.stdout, done.stderr, done.returncode) == (shown + b"\tcat\t0.9000\n", b"", 0)
 
 
 def test_help_is_quick_for_it_leaves_tensorflow_alone():
