@@ -107,10 +107,12 @@ class Verify:
         from catdog.data.verify import verify
 
         manifest, faults = verify(open_bucket(self.data_uri))
-        _print_manifest(manifest)
+        if manifest is not None:
+            _print_manifest(manifest)
         for fault in faults:
             print(fault)
-        print(f"{len(faults)} faults" if faults else "no fault: all is as the manifest says")
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        print(count if faults else "no fault: all is as the manifest says")
         return FAILED if faults else DONE
 
 

@@ -166,7 +166,10 @@ def test_an_empty_bucket_and_a_broken_manifest_are_told(tmp_path, capsys):
     for command in (["verify", tmp_path], ["train", QUICKSTART, "--data.uri", tmp_path]):
         assert f"{tmp_path}: holds no data set: there is no manifest.json" in mistake(command, capsys)
     (tmp_path / "manifest.json").write_text("{")
-    assert "is not a manifest" in mistake(["verify", tmp_path], capsys)
+    assert "is not a manifest" in mistake(["train", QUICKSTART, "--data.uri", tmp_path], capsys)
+    assert cli.run(["verify", str(tmp_path)]) == 1  # to find that is what it is there for
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{tmp_path}/manifest.json: is not a manifest: ") and last == "1 fault"
 
 
 def test_a_batch_that_does_not_fit_the_shards_is_told(data, tmp_path, capsys):
