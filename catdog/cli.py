@@ -68,7 +68,7 @@ class Prepare:
     overwrite: bool = False
     """Replace the data set that is there."""
     reuse: bool = False
-    """Leave the data set that is there if it has the same source and options."""
+    """Leave the data set that is there if it has the same source and options; the pictures are not looked at again."""
 
     def execute(self) -> int:
         from catdog.data.prepare import prepare
@@ -89,7 +89,12 @@ class Prepare:
         _print_manifest(prepared.manifest)
         if prepared.skipped:
             print(f"{prepared.skipped} files left out, each with its reason in {bucket.uri}/{SKIPPED}")
-        print(f"data set {bucket.uri}{'' if prepared.written else ' (was there already)'}")
+        before = (
+            ""
+            if prepared.written
+            else " (was there already; the pictures were not looked at again: --overwrite does that)"
+        )
+        print(f"data set {bucket.uri}{before}")
         return DONE
 
 

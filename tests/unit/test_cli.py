@@ -256,7 +256,9 @@ def test_prepare_thins_a_class_and_verify_finds_the_fault_that_comes_after(photo
     assert cli.run(command) == 0
     assert "train      24 examples (8 cat, 16 dog) in 2 shards" in capsys.readouterr().out
     assert cli.run([*command, "--reuse"]) == 0
-    assert f"data set {folder} (was there already)" in capsys.readouterr().out
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"data set {folder} (was there already; the pictures were not looked at again")
+    assert "--overwrite" in last
     assert cli.run(["verify", str(folder)]) == 0
     assert "no fault" in capsys.readouterr().out
     shard = folder / "train-00001-of-00002.tfrecord"
