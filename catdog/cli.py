@@ -22,7 +22,7 @@ from catdog import recipe as recipes
 from catdog.data.shards import CLASSES, SKIPPED, SPLITS, Manifest, load_manifest
 from catdog.errors import CallerError, RunError
 from catdog.recipe import Recipe
-from catdog.run import REPORT, evaluation, finished_recipe
+from catdog.run import REPORT, evaluated_on, evaluation, finished_recipe
 from catdog.storage import open_bucket
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Prepare:
     overwrite: bool = False
     """Replace the data set that is there."""
     reuse: bool = False
-    """Leave the data set that is there if it has the same source and options."""
+    """Leave the data set that is there if it has the same source and options; the pictures are not looked at again."""
 
     def execute(self) -> int:
         from catdog.data.prepare import prepare
@@ -89,7 +89,12 @@ class Prepare:
         _print_manifest(prepared.manifest)
         if prepared.skipped:
             print(f"{prepared.skipped} files left out, each with its reason in {bucket.uri}/{SKIPPED}")
-        print(f"data set {bucket.uri}{'' if prepared.written else ' (was there already)'}")
+        before = (
+            ""
+            if prepared.written
+            else " (was there already; the pictures were not looked at again: --overwrite does that)"
+        )
+        print(f"data set {bucket.uri}{before}")
         return DONE
 
 
@@ -107,10 +112,12 @@ class Verify:
         from catdog.data.verify import verify
 
         manifest, faults = verify(open_bucket(self.data_uri))
-        _print_manifest(manifest)
+        if manifest is not None:
+            _print_manifest(manifest)
         for fault in faults:
             print(fault)
-        print(f"{len(faults)} faults" if faults else "no fault: all is as the manifest says")
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        print(count if faults else "no fault: all is as the manifest says")
         return FAILED if faults else DONE
 
 
@@ -158,7 +165,7 @@ class Evaluate:
     run: Annotated[Positional[str], arg(metavar="RUN_URI")]
     """Folder of a run that has finished training."""
     data: Annotated[str | None, arg(metavar="DATA_URI", help_behavior_hint="(default: the run's own)")] = None
-    """Folder of a data set."""
+    """Folder of a data set; what is found on another one than the run's own is written to a folder named after its digest."""
     split: Literal["train", "val", "test"] = "test"
     """Part of the data set."""
 
@@ -166,12 +173,15 @@ class Evaluate:
         run = open_bucket(self.run)
         recipe = finished_recipe(run)
         data = open_bucket(self.data if self.data is not None else recipe.data.uri)
-        load_manifest(data)
+        digest = load_manifest(data).digest
+        own = evaluated_on(run)
+        is_own = digest == own if own is not None else self.data is None
+        folder = evaluation(self.split, other="" if is_own else digest)
         _import_tensorflow()
         from catdog.evaluation.evaluate import evaluate
 
-        _print_evaluation(evaluate(run, data, self.split))
-        print(f"written to {run.uri}/{evaluation(self.split)}")
+        _print_evaluation(evaluate(run, data, self.split, folder))
+        print(f"written to {run.uri}/{folder}")
         return DONE
 
 
@@ -203,9 +213,9 @@ class Predict:
             if self.json:
                 print(_as_json(prediction), flush=True)
             elif prediction.error is not None:
-                print(f"catdog: {prediction.path}: {prediction.error}", file=sys.stderr)
+                print(f"catdog: {_shown(prediction.path)}: {prediction.error}", file=sys.stderr)
             else:
-                print(f"{prediction.path}\t{prediction.predicted}\t{prediction.probability:.4f}", flush=True)
+                print(f"{_shown(prediction.path)}\t{prediction.predicted}\t{prediction.probability:.4f}", flush=True)
         return FAILED if failed else DONE
 
 
@@ -215,6 +225,8 @@ COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in ty
 
 def main() -> None:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a name that cannot be shown ends no command
     sys.exit(run(sys.argv[1:]))
 
 
@@ -375,6 +387,11 @@ def _print_evaluation(metrics: dict[str, Any]) -> None:
     count, split = metrics["examples"], metrics["split"]
     print(f"{split} accuracy {metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {count} examples)")
     print(f"log loss {metrics['log_loss']:.4f}")
+
+
+def _shown(path: Path) -> str:
+    """A file's name as text; bytes that are no UTF-8 stand in it as `\\xff`, as in skipped.csv."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _as_json(prediction: "Prediction") -> str:

@@ -291,6 +291,13 @@ class Recipe:
             self.augment.mixup,
             "0 when each stream gives one row: partners come from one stream; raise data.global_batch",
         )
+        _require(
+            self.augment.mixup == 0 or self.loss.balance != "oversample",
+            "augment.mixup",
+            self.augment.mixup,
+            "0 with loss.balance = 'oversample': classes then take turns, so partners, which are neighbours, differ in theirs;"
+            " choose 'class_weight'",
+        )
         scratch = self.model.from_scratch
         _require(
             not (scratch and self.run.precision == "mixed_float16"),

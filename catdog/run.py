@@ -1,5 +1,7 @@
 """The folder of a run: what lies in it, and whether there is one."""
 
+import json
+
 from catdog import recipe as recipes
 from catdog.errors import CallerError
 from catdog.recipe import Recipe
@@ -13,9 +15,15 @@ REPORT = "report.html"
 TENSORBOARD = "tensorboard"
 
 
-def evaluation(split: str) -> str:
-    """Where the evaluation on a split lies."""
-    return f"evaluation/{split}"
+def evaluation(split: str, other: str = "") -> str:
+    """Where the evaluation on a split lies; `other` is the digest of the data set when it is not the run's own."""
+    return f"evaluation/{split}-{other[:8]}" if other else f"evaluation/{split}"
+
+
+def evaluated_on(run: Bucket) -> str | None:
+    """Digest of the data set of the evaluation that ends a run's training, so of the run's own; None before that."""
+    name = f"{evaluation('test')}/metrics.json"
+    return json.loads(run.read(name))["data"]["digest"] if run.exists(name) else None
 
 
 def recipe_of(run: Bucket) -> Recipe | None:

@@ -6,7 +6,7 @@ workers, and the position of a run is one integer.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,7 +152,7 @@ class Order:
 
     @functools.cached_property
     def _labels(self) -> Ints:
-        return np.array([int(digit) for digits in self.labels or () for digit in digits], np.int64)
+        return class_indices(self.labels or ())
 
 
 def permutation(n: int, *key: int) -> Ints:
@@ -180,6 +180,11 @@ def rows(streams: int, global_batch: int, share: Share) -> Ints:
         own = np.arange(share.worker + share.workers * replica, streams, shares)
         result[replica, : len(own)] = own[:, None] + streams * np.arange(per_stream)
     return result.reshape(share.replicas, -1)
+
+
+def class_indices(labels: Iterable[str]) -> Ints:
+    """Class of each example, int64 [examples], of shards whose labels have one digit an example."""
+    return np.array([int(digit) for digits in labels for digit in digits], np.int64)
 
 
 def evaluation(sizes: Sequence[int], batch: int, share: Share) -> Ints:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from catdog.data.cache import ShardCache, ShardFiles
-from catdog.data.order import Need
+from catdog.data.order import Need, class_indices
 from catdog.data.shards import Shard
 from catdog.data.tfrecord import record_index
 
@@ -30,7 +30,7 @@ class Records:
     @property
     def labels(self) -> np.ndarray:
         """Class of each example, int64 [examples]."""
-        return np.array([int(digit) for shard in self._shards for digit in shard.labels], np.int64)
+        return class_indices(shard.labels for shard in self._shards)
 
     @contextlib.contextmanager
     def reading(self, needs: Iterator[Need]) -> Iterator["Reader"]:

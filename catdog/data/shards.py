@@ -3,13 +3,16 @@
 import hashlib
 import json
 import re
+import typing
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from catdog.errors import CallerError, RunError
+from catdog.errors import CallerError, RunError, one_line
 from catdog.storage import Bucket, Stat
+
+T = TypeVar("T")
 
 CLASSES = ("cat", "dog")
 SPLITS = ("train", "val", "test")
@@ -99,25 +102,34 @@ def load_manifest(bucket: Bucket) -> Manifest:
         raise CallerError(f"{bucket.uri}: {what}; write one with `catdog prepare SOURCE {bucket.uri}`")
     try:
         content = json.loads(bucket.read(MANIFEST))
-        if content["format"] != 1:
-            raise CallerError(f"{bucket.uri}/{MANIFEST}: format {content['format']}; this version reads format 1")
-        if tuple(content["classes"]) != CLASSES:
-            raise CallerError(f"{bucket.uri}/{MANIFEST}: classes {content['classes']}; must be {list(CLASSES)}")
-        return Manifest(content["source"], content["options"], tuple(_shard(entry) for entry in content["shards"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise CallerError(f"{bucket.uri}/{MANIFEST}: is not a manifest: {error!r}") from None
+        if (version := _entry(content, "format", int)) != 1:
+            raise CallerError(f"{bucket.uri}/{MANIFEST}: format {version}; this version reads format 1")
+        if (classes := _entry(content, "classes", list)) != list(CLASSES):
+            raise CallerError(f"{bucket.uri}/{MANIFEST}: classes {classes}; must be {list(CLASSES)}")
+        shards = tuple(_shard(entry, number) for number, entry in enumerate(_entry(content, "shards", list)))
+        return Manifest(_entry(content, "source", str), _entry(content, "options", dict), shards)
+    except (ValueError, RecursionError) as error:
+        raise CallerError(f"{bucket.uri}/{MANIFEST}: is not a manifest: {one_line(error)}") from None
 
 
-def _shard(entry: dict[str, Any]) -> Shard:
-    shard = Shard(**{key: entry[key] for key in Shard.__dataclass_fields__})
+def _shard(content: Any, number: int) -> Shard:
+    kinds = typing.get_type_hints(Shard)
+    shard = Shard(**{name: _entry(content, name, kind, f"shards.{number}.") for name, kind in kinds.items()})
     named = SHARD_NAME.fullmatch(shard.name)
     if not named or named.group(1) != shard.split:
         raise ValueError(f"no name for a shard of {shard.split!r}: {shard.name!r}")
-    if type(shard.bytes) is not int or not re.fullmatch("[0-9a-f]{8}", shard.crc32c):
-        raise ValueError(f"{shard.name}: no size and checksum: {shard.bytes!r}, {shard.crc32c!r}")
+    if not re.fullmatch("[0-9a-f]{8}", shard.crc32c):
+        raise ValueError(f"{shard.name}: no checksum: {shard.crc32c!r}")
     if not re.fullmatch(f"[0-{len(CLASSES) - 1}]*", shard.labels):
         raise ValueError(f"{shard.name}: a label that is no class")
     return shard
+
+
+def _entry(table: Any, name: str, kind: type[T], where: str = "") -> T:
+    """What an object read from JSON has under a name; raises ValueError unless that is of the type."""
+    if not isinstance(table, dict) or type(table.get(name)) is not kind:
+        raise ValueError(f"{where}{name} is missing or of the wrong type")
+    return typing.cast(T, table[name])
 
 
 def pinned(bucket: Bucket, shards: Sequence[Shard]) -> dict[str, Stat]:

@@ -12,6 +12,7 @@ from catdog.data import example
 from catdog.data.processes import process_pool
 from catdog.data.shards import CLASSES, MANIFEST, SKIPPED, SPLITS, Manifest, Shard, load_manifest
 from catdog.data.tfrecord import checked_payload, record_index
+from catdog.errors import CallerError, one_line
 from catdog.storage import Bucket, crc32c
 
 _KEYS = {
@@ -25,12 +26,18 @@ _KEYS = {
 }
 
 
-def verify(bucket: Bucket) -> tuple[Manifest, list[str]]:
-    """The manifest and what is wrong with the data set, one line a fault that names shard and record.
+def verify(bucket: Bucket) -> tuple[Manifest | None, list[str]]:
+    """The manifest, or None if it cannot be read, and what is wrong with the data set, one line a fault that names
+    shard and record.
 
     Raises CallerError where there is no data set.
     """
-    manifest = load_manifest(bucket)
+    try:
+        manifest = load_manifest(bucket)
+    except CallerError as error:
+        if not bucket.exists(MANIFEST):
+            raise
+        return None, [str(error)]
     with process_pool() as pool:
         buckets = [bucket] * len(manifest.shards)
         faults = [fault for found in pool.map(shard_faults, buckets, manifest.shards) for fault in found]
@@ -91,7 +98,7 @@ def _example_fault(payload: bytes, label: int) -> str | None:
             image.load()
             found = (image.format, image.mode, image.height, image.width)
     except Exception as error:  # a codec may raise anything on broken input
-        return f"its picture cannot be decoded: {error}"
+        return f"its picture cannot be decoded: {one_line(error)}"
     expected = ("JPEG", "RGB", features["image/height"], features["image/width"])
     return None if found == expected else f"its picture is {found}, its features say {expected}"
 
@@ -99,6 +106,7 @@ def _example_fault(payload: bytes, label: int) -> str | None:
 def _manifest_faults(content: bytes, manifest: Manifest) -> Iterator[str]:
     """Where the manifest contradicts itself: a shard named twice, a split incomplete, counts other than its labels give."""
     found, right = json.loads(content), json.loads(manifest.to_json())
+    splits = found.get("splits")
     for name, times in Counter(shard.name for shard in manifest.shards).items():
         if times > 1:
             yield f"{name}: the manifest names it {times} times"
@@ -107,7 +115,7 @@ def _manifest_faults(content: bytes, manifest: Manifest) -> Iterator[str]:
         for index in range(len(names)):
             if (name := f"{split}-{index:05d}-of-{len(names):05d}.tfrecord") not in names:
                 yield f"{name}: the manifest does not name it, though it names {len(names)} shards of {split}"
-        if found.get("splits", {}).get(split) != right["splits"][split]:
+        if not isinstance(splits, dict) or splits.get(split) != right["splits"][split]:
             yield f"{MANIFEST}: split {split}: counts other than its shards' labels give: {right['splits'][split]}"
     for entry, expected in zip(found["shards"], right["shards"], strict=True):
         for key in ("examples", "per_class"):

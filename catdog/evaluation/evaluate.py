@@ -54,10 +54,10 @@ class _Predictions:
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
 
 
-def evaluate(run: Bucket, data: Bucket, split: str = "test") -> dict[str, Any]:
-    """Evaluate `model.keras` of the run; returns what evaluation/<split>/metrics.json then holds.
+def evaluate(run: Bucket, data: Bucket, split: str = "test", folder: str | None = None) -> dict[str, Any]:
+    """Evaluate `model.keras` of the run; returns what metrics.json in the folder, evaluation/<split> by default, then holds.
 
-    Writes plots and predictions.csv there, then metrics.json, and for the test split report.html at the end.
+    Writes plots and predictions.csv there, then metrics.json, and at the end report.html for evaluation/test.
     Raises CallerError for an unknown or empty split and where the run, its model or the data set is missing, and
     RunError for a model or a shard that can't be used.
     """
@@ -80,13 +80,13 @@ def evaluate(run: Bucket, data: Bucket, split: str = "test") -> dict[str, Any]:
         "environment": _environment(),
     }
     images = _plots(predictions, summary, lines)
-    folder = evaluation(split)
+    folder = folder if folder is not None else evaluation(split)
     for name, image in images.items():
         run.write(f"{folder}/{name}.png", image)
     run.write(f"{folder}/mistakes.png", plots.mistakes(mistakes))
     run.write(f"{folder}/predictions.csv", _csv(predictions))
     run.write(f"{folder}/metrics.json", (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
-    if split == "test":
+    if folder == evaluation("test"):
         name = run.uri.rstrip("/").rpartition("/")[2]
         run.write(REPORT, report.render(name, summary, trained.recipe, lines, images, mistakes).encode())
     return summary

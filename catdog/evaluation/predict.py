@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from catdog.data import images
 from catdog.data.pipeline import decode_whole
+from catdog.data.processes import cores
 from catdog.data.shards import CLASSES
 from catdog.data.sources import MAX_BYTES
 from catdog.evaluation.metrics import predicted
@@ -45,7 +46,7 @@ def predict(run: Bucket, paths: Sequence[Path]) -> Iterator[Prediction]:
 def _predictions(trained: Trained, paths: Sequence[Path]) -> Iterator[Prediction]:
     side = trained.recipe.data.side
     files = (found for path in paths for found in _files(path))
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(cores()) as pool:  # a large picture takes much memory
         while batch := list(islice(files, BATCH)):
             with (
                 warnings.catch_warnings()

@@ -41,7 +41,7 @@ def load_trained(run: Bucket) -> Trained:
     with run.reading(MODEL) as path:
         try:
             model = keras.models.load_model(path, compile=False)
-        except (ValueError, OSError, KeyError) as error:
+        except Exception as error:  # on a broken file Keras, zipfile and HDF5 may raise anything
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise RunError(f"{run.uri}/{MODEL}: can't be opened: {reason}") from error
 

@@ -118,6 +118,6 @@ class Screen:
 
 def _numbers(line: Line) -> str:
     text = f"loss {line['loss']:.4f}, accuracy {line['accuracy']:.3f}"
-    if line["split"] == "train":
+    if "images_per_s" in line:
         text += f", {line['images_per_s']:.0f} images/s, {line['data_wait']:.0%} waiting for data"
     return text

@@ -71,15 +71,19 @@ class Window:
         return not self._sums["examples"]
 
     def close(self) -> dict[str, float]:
-        """The numbers for the line of metrics that ends the window, which is then empty; it must not be empty before."""
+        """The numbers for the line of metrics that ends the window, which is then empty; it must not be empty before.
+
+        Speed and wait for data are left out where no step was timed.
+        """
         seconds = time.perf_counter() - self._began
         examples = self._sums["examples"]
         line: dict[str, float] = {
             "loss": self._sums["loss"] / examples,
             "accuracy": self._sums["correct"] / examples,
-            "images_per_s": round(self._timed / seconds, 1),
-            "data_wait": round(min(self._waited / seconds, 1.0), 4),
         }
+        if self._timed:
+            line["images_per_s"] = round(self._timed / seconds, 1)
+            line["data_wait"] = round(min(self._waited / seconds, 1.0), 4)
         if self._sums["skipped"]:
             line["skipped"] = self._sums["skipped"]
         self._sums.clear()

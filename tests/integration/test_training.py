@@ -79,8 +79,12 @@ def test_a_run_begun_on_one_replica_goes_on_with_two(
     assert losses(recipe.run.uri) == pytest.approx(losses(alone), abs=1e-3)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_its_steps_and_leaves_the_last_checkpoint(recipe: Recipe) -> None:
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_steps_and_leaves_the_last_checkpoint(
+    recipe: Recipe, precision: str
+) -> None:
     wild = changed(recipe, {"phases.0.learning_rate": 1e30, "phases.0.warmup": 0.0, "checkpoint.every_steps": 1})
+    wild = changed(wild, {"run.precision": precision})
     with pytest.raises(RunError, match=r"not finite at step \d+"):
         train(wild)
     assert all(np.isfinite(array).all() for array in newest(wild.run.uri).values())

@@ -32,6 +32,13 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
+def damaged(content: bytes, at: int | None = None) -> bytes:
+    """The content with one bit turned, in its middle byte if no other is given."""
+    changed = bytearray(content)
+    changed[len(content) // 2 if at is None else at] ^= 0x10
+    return bytes(changed)
+
+
 def class_folders(root: Path, cats: int, dogs: int) -> Path:
     """`root`/cat/0.jpg … and `root`/dog/…, each picture another."""
     for name, first, count in (("cat", 0, cats), ("dog", 10_000, dogs)):

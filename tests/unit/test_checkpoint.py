@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import damaged
 
 from catdog.errors import RunError
 from catdog.storage import Bucket, Folder, open_bucket
@@ -115,14 +116,11 @@ def test_a_save_without_its_commit_is_not_seen_and_is_swept(run: Bucket) -> None
 def test_a_spoilt_file_is_refused_by_name(run: Bucket, spoil: str) -> None:
     checkpoints = saved(run, [3])
     path = run.local("checkpoints/step-00000003/state.npz")
-    content = bytearray(path.read_bytes())
+    content = path.read_bytes()
     if spoil == "remove":
         path.unlink()
-    elif spoil == "cut":
-        path.write_bytes(content[:-1])
     else:
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
+        path.write_bytes(content[:-1] if spoil == "cut" else damaged(content))
     with pytest.raises(RunError, match=r"step-00000003/state\.npz"):
         checkpoints.restore(3)
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,9 +12,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from pictures import damaged
 from PIL import Image
 
 from catdog import cli
+from catdog.data.shards import load_manifest
 from catdog.recipe import Data, Recipe, to_toml
 from catdog.storage import open_bucket
 
@@ -163,7 +166,10 @@ def test_an_empty_bucket_and_a_broken_manifest_are_told(tmp_path, capsys):
     for command in (["verify", tmp_path], ["train", QUICKSTART, "--data.uri", tmp_path]):
         assert f"{tmp_path}: holds no data set: there is no manifest.json" in mistake(command, capsys)
     (tmp_path / "manifest.json").write_text("{")
-    assert "is not a manifest" in mistake(["verify", tmp_path], capsys)
+    assert "is not a manifest" in mistake(["train", QUICKSTART, "--data.uri", tmp_path], capsys)
+    assert cli.run(["verify", str(tmp_path)]) == 1  # to find that is what it is there for
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{tmp_path}/manifest.json: is not a manifest: ") and last == "1 fault"
 
 
 def test_a_batch_that_does_not_fit_the_shards_is_told(data, tmp_path, capsys):
@@ -250,13 +256,13 @@ def test_prepare_thins_a_class_and_verify_finds_the_fault_that_comes_after(photo
     assert cli.run(command) == 0
     assert "train      24 examples (8 cat, 16 dog) in 2 shards" in capsys.readouterr().out
     assert cli.run([*command, "--reuse"]) == 0
-    assert f"data set {folder} (was there already)" in capsys.readouterr().out
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"data set {folder} (was there already; the pictures were not looked at again")
+    assert "--overwrite" in last
     assert cli.run(["verify", str(folder)]) == 0
     assert "no fault" in capsys.readouterr().out
     shard = folder / "train-00001-of-00002.tfrecord"
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
+    shard.write_bytes(damaged(shard.read_bytes()))
     assert cli.run(["verify", str(folder)]) == 1
     out, err = capsys.readouterr()
     assert shard.name in out and "2 faults" in out and err == ""
@@ -292,13 +298,49 @@ def test_a_picture_whose_name_starts_with_a_dash_comes_after_two_dashes(finished
     assert capsys.readouterr().out.startswith("-x.png\tdog\t")
 
 
-def test_evaluate_takes_the_data_of_the_run_or_other_data(finished, data, capsys):
-    for words in ([], ["--data", str(data)]):
-        assert cli.run(["evaluate", str(finished), "--split", "val", *words]) == 0
-        out = capsys.readouterr().out
-        assert out.startswith("val accuracy 1.0000 (95 % interval 0.")
-        assert f"written to {finished / 'evaluation' / 'val'}" in out
-    assert "/none/here: no such folder" in mistake(["evaluate", finished, "--data", "/none/here"], capsys)
+def evaluated(words: list[str | Path], capsys: pytest.CaptureFixture[str]) -> str:
+    """The folder that `evaluate` says it has written to."""
+    assert cli.run(["evaluate", *map(str, words)]) == 0
+    accuracy, _, written = capsys.readouterr().out.splitlines()
+    assert " accuracy 1.0000 (95 % interval 0." in accuracy
+    return written.removeprefix("written to ")
+
+
+def test_an_evaluation_on_other_data_leaves_the_runs_own_and_its_report(finished, data, photos, tmp_path, capsys):
+    run = shutil.copytree(finished, tmp_path / "run")
+    own, other = run / "evaluation", tmp_path / "other"
+    assert cli.run(["prepare", f"folder:{photos}", str(other), "--shards", "2", "--test", "0.5"]) == 0
+    capsys.readouterr()
+    digest = load_manifest(open_bucket(str(other))).digest
+    for _ in range(2):  # before the run has an evaluation of its own, and after
+        assert evaluated([run, "--data", other], capsys) == f"{own}/test-{digest[:8]}"
+        assert evaluated([run], capsys) == f"{own}/test"
+    assert evaluated([run, "--data", other, "--split", "val"], capsys) == f"{own}/val-{digest[:8]}"
+    moved = shutil.copytree(data, tmp_path / "moved")
+    assert evaluated([run, "--data", moved, "--split", "val"], capsys) == f"{own}/val"  # the same in another place
+    found = {path.name: json.loads((path / "metrics.json").read_text()) for path in own.iterdir()}
+    assert {name: metrics["examples"] for name, metrics in found.items()} == {
+        "test": 4,
+        "val": 4,
+        f"test-{digest[:8]}": 20,
+        f"val-{digest[:8]}": 4,
+    }
+    assert "of 4 right" in (run / "report.html").read_text()
+    assert "/none/here: no such folder" in mistake(["evaluate", run, "--data", "/none/here"], capsys)
+
+
+def test_evaluate_does_not_take_a_data_set_made_anew_in_the_same_place_for_the_runs_own(
+    finished, photos, tmp_path, capsys
+):
+    data, run = tmp_path / "data", shutil.copytree(finished, tmp_path / "run")
+    open_bucket(str(run)).write("recipe.toml", to_toml(Recipe(data=Data(uri=str(data), side=SIDE))).encode())
+    prepare = ["prepare", f"folder:{photos}", str(data), "--shards", "2", "--overwrite", "--test"]
+    assert cli.run([*prepare, "0.1"]) == 0
+    capsys.readouterr()
+    assert evaluated([run], capsys) == f"{run}/evaluation/test"
+    assert cli.run([*prepare, "0.5"]) == 0
+    capsys.readouterr()
+    assert evaluated([run], capsys).startswith(f"{run}/evaluation/test-")
 
 
 PREDICT_WITHOUT_TENSORFLOW = """
@@ -306,21 +348,34 @@ import itertools, sys, types
 from catdog import cli
 cli._import_tensorflow = lambda: None
 predictions = types.ModuleType("catdog.evaluation.predict")
-one = types.SimpleNamespace(path="x.jpg", predicted="cat", probability=0.9, error=None)
-predictions.predict = lambda run, images: itertools.repeat(one)
+def predict(run, images):
+    return (types.SimpleNamespace(path=path, predicted="cat", probability=0.9, error=None) for path in IMAGES)
+predictions.predict = predict
 sys.modules["catdog.evaluation.predict"] = predictions
 cli.main()
 """
 
 
 def test_a_reader_that_goes_away_ends_the_command_without_a_traceback(finished):
-    command = [sys.executable, "-c", PREDICT_WITHOUT_TENSORFLOW, "predict", str(finished), "x.jpg"]
+    forever = PREDICT_WITHOUT_TENSORFLOW.replace("IMAGES", "itertools.repeat(*images)")
+    command = [sys.executable, "-c", forever, "predict", str(finished), "x.jpg"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline() == "x.jpg\tcat\t0.9000\n"
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("utf-8:strict", "\xe9 \\xff.jpg".encode()), ("ascii:strict", b"\\xe9 \\xff.jpg")],
+)
+def test_a_name_that_cannot_be_shown_ends_no_command(encoding, shown, finished):
+    words = ["predict", finished, "\xe9 ".encode() + b"\xff.jpg"]
+    command = [sys.executable, "-X", "utf8", "-c", PREDICT_WITHOUT_TENSORFLOW.replace("IMAGES", "images"), *words]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding})
+    assert (done.stdout, done.stderr, done.returncode) == (shown + b"\tcat\t0.9000\n", b"", 0)
 
 
 def test_help_is_quick_for_it_leaves_tensorflow_alone():

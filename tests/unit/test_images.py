@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 
@@ -8,6 +10,7 @@ import pytest
 from pictures import encoded, picture
 from PIL import Image
 
+from catdog.data import images
 from catdog.data.images import Unreadable, decode, encode
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
@@ -57,8 +60,13 @@ def test_colours_survive_every_format_and_mode(kind: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("side", [None, 8], ids=["whole", "reduced"])
-def test_a_picture_comes_out_upright_whatever_its_exif_orientation(orientation: int, side: int | None) -> None:
+@pytest.mark.parametrize(
+    ("side", "large"), [(None, images.LARGE), (8, images.LARGE), (8, 0)], ids=["whole", "reduced", "large"]
+)
+def test_a_picture_comes_out_upright_whatever_its_exif_orientation(
+    orientation: int, side: int | None, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "LARGE", large)
     undo = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -196,6 +204,54 @@ def test_the_shorter_side_is_reduced_and_never_enlarged(size: tuple[int, int], s
     image = Image.open(io.BytesIO(jpeg))
     assert (image.format, image.mode, image.size) == ("JPEG", "RGB", stored)
     assert (width, height) == stored
+
+
+def see_through(mode: str) -> Image.Image:
+    """A picture of soft blobs whose alpha goes from nothing to all."""
+    image = picture(6, 300, 200)
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image.quantize(64) if mode == "P" else image.convert(mode)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *(see_through(mode) for mode in ("RGB", "RGBA", "LA", "P", "L", "1", "CMYK")),
+        Image.fromarray(np.linspace(0, 65535, 200 * 300).reshape(200, 300).astype(np.uint16)),
+    ],
+    ids=lambda image: image.mode,
+)
+@pytest.mark.parametrize("side", [32, 64, 256])
+def test_a_large_picture_is_stored_as_the_same_bytes_as_if_it_were_not_large(
+    image: Image.Image, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = encoded(image, "TIFF" if image.mode == "CMYK" else "PNG")
+    whole = encode(decode(content, side), side)
+    monkeypatch.setattr(images, "LARGE", 0)
+    monkeypatch.setattr(images, "_STRIP", 7 * 300)
+    assert encode(decode(content, side), side) == whole
+
+
+MEMORY = """
+import io, resource
+from PIL import Image
+from catdog.data.images import LARGE, decode
+
+side = int(LARGE**0.5) + 1
+buffer = io.BytesIO()
+Image.new(MODE, (side, side)).save(buffer, "PNG")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+decode(buffer.getvalue(), 256)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / side**2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory in the unit of Linux")
+@pytest.mark.parametrize(("mode", "own"), [("RGBA", 4), ("I;16", 2)])
+def test_a_large_picture_takes_little_more_memory_than_its_own(mode: str, own: int) -> None:
+    program = MEMORY.replace("MODE", repr(mode))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2 * own
 
 
 def test_a_jpeg_decoded_at_less_than_its_size_gives_nearly_the_same_picture() -> None:

@@ -1,10 +1,11 @@
 import json
 from pathlib import Path
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from catdog.storage import open_bucket
-from catdog.training.log import MetricsLog, kept_lines
+from catdog.training.log import MetricsLog, Screen, kept_lines
 
 
 def line(step: int, split: str = "train", loss: float = 0.5) -> dict[str, object]:
@@ -38,3 +39,13 @@ def test_tensorboard_shows_each_step_once_after_a_restart(tmp_path: Path) -> Non
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(2, 0.5), (4, 0.5), (6, 0.25)]
     assert [json.loads(text)["step"] for text in second.objects()["metrics.jsonl"].decode().splitlines()] == [2, 4, 6]
+
+
+def test_a_line_without_a_speed_is_shown_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(total=4, done=0)
+    screen.show(line(2))
+    screen.show(line(4) | {"images_per_s": 250.0, "data_wait": 0.125})
+    screen.close()
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("step 2/4 frozen train loss 0.5000, accuracy 0.500, ") and "images/s" not in first
+    assert "250 images/s, 12% waiting for data" in second

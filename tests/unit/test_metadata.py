@@ -40,6 +40,15 @@ def text(tag: int) -> bytes:
 TURNED = number(0x0112, 6)
 
 
+# Pillow reads the EXIF of a JPEG, in search of a resolution, as soon as it opens it, unless the header gives one.
+FILES = pytest.mark.parametrize(
+    ("kind", "options"),
+    [("JPEG", {"quality": 95}), ("JPEG", {"quality": 95, "dpi": (72, 72)}), ("PNG", {}), ("WEBP", {"lossless": True})],
+    ids=["JPEG", "JPEG with a resolution", "PNG", "WebP"],
+)
+
+
+@FILES
 @pytest.mark.parametrize(
     "content",
     [
@@ -50,17 +59,24 @@ TURNED = number(0x0112, 6)
     ],
     ids=["sound", "a text for a number", "a directory beyond the end", "a type that there is not"],
 )
-def test_odd_exif_beside_the_orientation_does_not_keep_a_picture_from_being_upright(content: bytes) -> None:
+def test_odd_exif_beside_the_orientation_does_not_keep_a_picture_from_being_upright(
+    kind: str, options: dict[str, object], content: bytes
+) -> None:
     image = picture(2)
-    found = decode(encoded(image.transpose(Image.Transpose.ROTATE_90), exif=content, quality=95))
+    found = decode(encoded(image.transpose(Image.Transpose.ROTATE_90), kind, exif=content, **options))
     assert found.size == image.size
     assert np.abs(np.asarray(found, int) - np.asarray(image, int)).mean() < 4
 
 
+@FILES
 @pytest.mark.parametrize(
     "content",
     [exif(text(0x0112)), exif(number(0x0112, 9)), b"Exif\0\0" + b"\xff" * 50, b"Exif\0\0MM\0*"],
     ids=["a text", "a number that means nothing", "garbage", "cut short"],
 )
-def test_a_picture_whose_exif_tells_no_orientation_is_taken_as_it_lies(content: bytes) -> None:
-    assert decode(encoded(picture(2), exif=content)).size == picture(2).size
+def test_a_picture_whose_exif_tells_no_orientation_is_taken_as_it_lies(
+    kind: str, options: dict[str, object], content: bytes
+) -> None:
+    found = decode(encoded(picture(2), kind, exif=content, **options))
+    assert found.size == picture(2).size
+    assert np.abs(np.asarray(found, int) - np.asarray(picture(2), int)).mean() < 4

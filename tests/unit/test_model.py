@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from keras.src.applications import efficientnet
 from keras.src.legacy.saving import legacy_h5_format
+from pictures import SHARED
+from sklearn.linear_model import LogisticRegression
 
 from catdog import model as models
+from catdog.data.images import decode
 from catdog.errors import CallerError
 from catdog.model import build, logits, unfreeze
 from catdog.recipe import Model
 
-SHARED = Path(__file__).parents[2].parent / "shared"
+FULL, PHOTOS = SHARED / "weights" / "efficientnetb0-photos96.weights.h5", SHARED / "photos"
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3)).astype(np.float32)
 
 
@@ -73,14 +76,28 @@ def test_more_blocks_than_there_are_is_refused(bundled: keras.Sequential) -> Non
         unfreeze(bundled, 17)
 
 
+@pytest.mark.skipif(not FULL.is_file(), reason="the float32 weights are not here")
 def test_bundled_weights_are_the_full_ones_rounded_to_float16(bundled: keras.Sequential) -> None:
-    source = SHARED / "weights" / "efficientnetb0-photos96.weights.h5"
-    if not source.exists():
-        pytest.skip("the float32 weights are not at hand")
     full = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(96, 96, 3))
-    full.load_weights(source)
+    full.load_weights(FULL)
     for ours, theirs in zip(bundled.layers[0].get_weights(), full.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs.astype(np.float16).astype(theirs.dtype))
+
+
+@pytest.mark.skipif(not (FULL.is_file() and PHOTOS.is_dir()), reason="the float32 weights and the photos are not here")
+def test_rounding_the_bundled_weights_to_float16_costs_no_accuracy(bundled: keras.Sequential) -> None:
+    files = [path for name in ("cat", "dog") for path in sorted((PHOTOS / name).iterdir())[:100]]
+    images = np.stack([np.asarray(decode(path.read_bytes()).resize((96, 96))) for path in files]).astype(np.float32)
+    labels = np.arange(200) // 100
+    full, rounded = (
+        keras.Sequential(model.layers[:2]).predict(images, verbose=0)
+        for model in (build(Model(weights=str(FULL)), 96), bundled)
+    )
+    half = np.arange(200) % 2 == 0  # a probe is fitted to these under the full weights, and tried on the others
+    probe = LogisticRegression(C=0.01, max_iter=1000).fit(full[half], labels[half])
+    right, rounded_right = (probe.score(features[~half], labels[~half]) for features in (full, rounded))
+    assert right > 0.8
+    assert abs(right - rounded_right) <= 0.01
 
 
 def test_weights_of_another_shape_are_refused_in_one_line() -> None:

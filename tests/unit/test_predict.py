@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from pictures import damaged
 from PIL import Image
 
 from catdog.data.prepare import prepare
@@ -186,18 +187,22 @@ def test_an_empty_split_is_refused(world):
 @pytest.mark.parametrize("damage", ["changed", "deleted"])
 def test_a_damaged_shard_is_named(world, damage):
     name = load_manifest(world.data).split("test")[0].name
-    content = bytearray(world.data.read(name))
-    content[len(content) // 2] ^= 1
-    world.data.write(name, bytes(content)) if damage == "changed" else world.data.delete(name)
+    world.data.write(name, damaged(world.data.read(name))) if damage == "changed" else world.data.delete(name)
     with pytest.raises(RunError, match=name):
         evaluate(world.run, world.data)
 
 
-def test_a_model_that_cannot_be_used_is_named(world):
-    whole = world.run.read("model.keras")
-    world.run.write("model.keras", whole[: len(whole) // 2])
-    with pytest.raises(RunError, match=r"model\.keras"):
+@pytest.mark.parametrize(
+    "damage", [damaged, lambda whole: whole[: len(whole) // 2], lambda _: b""], ids=["changed", "cut", "empty"]
+)
+def test_a_model_that_cannot_be_opened_is_named_in_one_line(world, damage):
+    world.run.write("model.keras", damage(world.run.read("model.keras")))
+    with pytest.raises(RunError, match=r"model\.keras: can't be opened: ") as caught:
         evaluate(world.run, world.data)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_gives_no_probabilities_is_told(world):
     save_model(world.run.local("model.keras"), slope=float("nan"))
     with pytest.raises(RunError, match="no probabilities"):
         evaluate(world.run, world.data)

@@ -36,6 +36,7 @@ positive = st.floats(1e-12, 1e6)
 def recipes(draw: st.DrawFn) -> Recipe:
     streams, rows = draw(st.integers(1, 64)), draw(st.integers(1, 8))
     weights = draw(st.sampled_from(["imagenet", "none", "some file.weights.h5"]))
+    balance = draw(st.sampled_from(["none", "focal", "oversample"]))
     phase = st.builds(
         Phase,
         name=texts.filter(bool),
@@ -52,7 +53,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
                 min_area=st.floats(0.01, 1),
                 rotation=st.floats(0, 180),
                 brightness=parts,
-                mixup=positive if rows > 1 else st.just(0.0),
+                mixup=positive if rows > 1 and balance != "oversample" else st.just(0.0),
             )
         ),
         model=Model(draw(st.sampled_from(BACKBONES)), weights, draw(st.integers(1, 4096)), draw(parts)),
@@ -65,7 +66,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
                 accumulate=st.just(1) if weights == "none" else st.integers(1, 9),
             )
         ),
-        loss=draw(st.builds(Loss, balance=st.sampled_from(["none", "focal", "oversample"]), label_smoothing=parts)),
+        loss=draw(st.builds(Loss, balance=st.just(balance), label_smoothing=parts)),
         phases=tuple(draw(st.lists(phase, min_size=1, max_size=4, unique_by=lambda p: p.name))),
         checkpoint=draw(st.builds(Checkpoint, every_steps=st.integers(0, 10**9), every_seconds=positive)),
         run=draw(st.builds(Run, uri=texts, strategy=st.sampled_from(["auto", "cpu:1", "cpu:16"]))),
@@ -262,6 +263,16 @@ def test_fields_that_depend_on_each_other_change_together():
     assert (changed.data.streams, changed.data.global_batch) == (7, 14)
     swapped = override(Recipe(), [("phases.0.name", "finetune"), ("phases.1.name", "frozen")])
     assert [phase.name for phase in swapped.phases] == ["finetune", "frozen"]
+
+
+def test_mixup_of_neighbours_is_refused_where_classes_take_turns():
+    oversample, mixup = ("loss.balance", "oversample"), ("augment.mixup", "0.2")
+    for allowed in (oversample, mixup):
+        override(Recipe(), [allowed])
+    with pytest.raises(CallerError) as caught:
+        override(Recipe(), [oversample, mixup])
+    message = str(caught.value)
+    assert message.startswith("augment.mixup = 0.2: must be 0 with loss.balance = 'oversample'") and "\n" not in message
 
 
 def test_the_last_of_two_overrides_of_a_field_wins():

@@ -133,6 +133,12 @@ def test_epochs_are_a_table_with_the_kept_one_marked():
     assert "the model of epoch 3 was kept" in Page(source).text
 
 
+def test_an_epoch_without_a_speed_has_a_dash_in_its_place():
+    untimed = [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines(1)]
+    (row,) = re.findall(r'<tr class="kept">(.*?)</tr>', page(lines=untimed))
+    assert row.count("<td>\N{EN DASH}</td>") == 3  # rate and wait for data are not in these lines either
+
+
 def test_a_long_table_starts_folded():
     assert {"class": "card", "open": None} in Page(page(lines=lines(5))).all("details")
     assert {"class": "card", "open": None} not in Page(page(lines=lines(60))).all("details")

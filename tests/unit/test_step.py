@@ -115,6 +115,21 @@ def test_mixup_is_the_same_on_one_device_and_on_two_replicas() -> None:
         assert a != pytest.approx(without, rel=1e-3)
 
 
+def test_all_options_together_end_alike_on_one_device_and_on_two_replicas() -> None:
+    recipe = replace(
+        RECIPE,
+        augment=replace(RECIPE.augment, mixup=0.4),
+        optimizer=Optimizer(name="adamw", weight_decay=0.01, accumulate=2, ema=0.9),
+        loss=Loss(label_smoothing=0.1),
+    )
+    one, two = Harness(1, recipe), Harness(2, recipe)
+    for step in range(8):
+        assert one.run(step)["loss"] == pytest.approx(two.run(step)["loss"], rel=1e-4)
+    assert_close(one.weights(), two.weights(), 1e-3)
+    for mean, other in zip(one.state.average, two.state.average, strict=True):
+        np.testing.assert_allclose(mean.numpy(), other.numpy(), rtol=1e-3, atol=1e-3)
+
+
 def test_training_from_scratch_synchronises_batch_norm() -> None:
     one, two = Harness(1, batch_norm=True), Harness(2, batch_norm=True)
     start = one.weights()

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pictures import class_folders, encoded, picture, thread_pool
+from pictures import class_folders, damaged, encoded, picture, thread_pool
 
 from catdog.data import example
 from catdog.data import verify as module
@@ -85,11 +85,10 @@ def test_several_faults_are_all_named(bucket: Bucket) -> None:
 @pytest.mark.parametrize("where", ["length", "payload", "checksum"])
 def test_a_flipped_bit_is_found_and_its_record_named(bucket: Bucket, where: str) -> None:
     path = bucket.local(SHARD)
-    content = bytearray(path.read_bytes())
     with open(path, "rb") as file:
         offset, length = record_index(file)[3]
-    content[{"length": offset - 4, "payload": offset + length // 2, "checksum": offset + length}[where]] ^= 0x10
-    path.write_bytes(content)
+    at = {"length": offset - 4, "payload": offset + length // 2, "checksum": offset + length}[where]
+    path.write_bytes(damaged(path.read_bytes(), at))
     faults = faults_of_shard(bucket)
     assert len(faults) == 2
     assert "crc32c" in faults[0]
@@ -134,6 +133,9 @@ def test_a_wrong_number_of_records_is_found(bucket: Bucket, change_labels: Calla
         (lambda m: m["shards"][0]["per_class"].update(cat=99), "train-00000-of-00003.tfrecord: per_class"),
         (lambda m: m["splits"]["val"]["per_class"].update(dog=0), "split val"),
         (lambda m: m.pop("splits"), "split train"),
+        (lambda m: m.update(splits=[]), "split train"),
+        (lambda m: m["splits"].update(test=5), "split test"),
+        (lambda m: m["shards"][0].update(per_class=None), "train-00000-of-00003.tfrecord: per_class"),
         (lambda m: m["shards"].append(m["shards"][0]), "train-00000-of-00003.tfrecord: the manifest names it 2 times"),
         (lambda m: m["shards"].pop(1), "train-00001-of-00003.tfrecord: the manifest does not name it"),
     ],
@@ -170,6 +172,30 @@ def test_a_record_that_is_no_example_is_found_and_named(bucket: Bucket) -> None:
     path = bucket.local(SHARD)
     write_records(path, [b"no example"] * 6)
     assert f"{SHARD} record 5: is no tf.train.Example" in " ".join(faults_of_shard(bucket))
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda m: m["shards"].insert(1, 5), "shards.1.name is missing or of the wrong type"),
+        (lambda m: m["shards"][2].update(labels="012"), "train-00002-of-00003.tfrecord: a label that is no class"),
+    ],
+)
+def test_what_keeps_the_manifest_from_being_read_is_a_fault(
+    bucket: Bucket, edit: Callable[[dict], object], told: str
+) -> None:
+    change(bucket, edit)
+    assert verify(bucket) == (None, [f"{bucket.uri}/manifest.json: is not a manifest: {told}"])
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff\xfe", b"null", b"[" * 100_000], ids=["cut", "bytes", "null", "brackets"]
+)
+def test_a_manifest_that_is_none_is_a_fault(bucket: Bucket, content: bytes) -> None:
+    bucket.write("manifest.json", content)
+    manifest, (fault,) = verify(bucket)
+    assert manifest is None
+    assert fault.startswith(f"{bucket.uri}/manifest.json: is not a manifest: ") and "\n" not in fault
 
 
 def test_where_there_is_no_data_set_it_is_told_in_one_line(tmp_path: Path) -> None:
