@@ -93,7 +93,7 @@ def mistake(arguments: list[str | Path], capsys: pytest.CaptureFixture[str]) -> 
         (["prepare", "drawn", "x", "y"], "prepare does not take 'y'"),
         (["prepare", "drawing", "x"], "'drawing' is not a source: give drawn, folder:PATH or tfds:cats_vs_dogs"),
         (["prepare", "folder:/none/here", "x"], "folder:/none/here: there is no such folder or zip file"),
-        (["prepare", "drawn", "gs://bucket/x"], "gs://bucket/x: gs:// is not supported"),
+        (["prepare", "drawn", "s3://bucket/x"], "s3://bucket/x: s3:// is not supported"),
         (["prepare", "drawn", ""], "an empty URI"),
         (["verify"], "verify lacks DATA_URI"),
         (["verify", "x", "--json"], "verify has no option --json: it takes none"),
