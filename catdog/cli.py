@@ -35,7 +35,7 @@ _OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 DESCRIPTION = """Train a cat/dog classifier by transfer learning: the same run on a laptop or a cluster.
 
-A URI names a folder that holds a data set or a run; it is the folder's path, as in bucket/data/photos.
+A URI names a place that holds a data set or a run: a folder's path, as in bucket/data/photos, or gs://bucket/prefix.
 
 Exit codes: 0 done, 1 failed, 2 a mistake in what was asked for, 143 or 130 stopped by SIGTERM or Ctrl-C with the run's \
 state saved."""

@@ -27,7 +27,7 @@ class Data:
     """What is trained on, and how it is cut into batches."""
 
     uri: str = ""
-    """Folder of a prepared data set (it holds manifest.json)."""
+    """Place of a prepared data set (it holds manifest.json): a folder's path or gs://bucket/prefix."""
     side: int = 96
     """Side in pixels of the square images that the backbone sees."""
     global_batch: int = 64
@@ -241,7 +241,7 @@ class Run:
     """Where and how the run is done."""
 
     uri: str = ""
-    """Folder of the run: its checkpoints, metrics, model and report."""
+    """Place of the run, with its checkpoints, metrics, model and report: a folder's path or gs://bucket/prefix."""
     seed: int = 0
     """Decides the order of the data, the augmentation, the dropout and the head's first weights."""
     strategy: str = "auto"
