@@ -51,10 +51,10 @@ class Lease:
         self.check()
 
     def release(self) -> None:
-        """Leave the run to whoever wants it next."""
+        """Leave the run to whoever wants it next; while the store does not answer, the lease is left to run out."""
         self._ended.set()
-        self._thread.join()
-        if self._lost is None:
+        self._thread.join(SECONDS / 3)
+        if self._lost is None and not self._thread.is_alive():
             with contextlib.suppress(RunError):
                 self._run.swap(LEASE, _content(self._me | {"released": True}), self._stat)
 
