@@ -25,6 +25,10 @@ def process_pool() -> Iterator[ProcessPoolExecutor]:
     TensorFlow's, may hang.
     """
     pool = ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), initializer=_begin)
+    # The first submission starts all processes. Ctrl-C is held back from them until they know to ignore it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    pool.submit(os.getpid)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         yield pool
     except BrokenProcessPool:
