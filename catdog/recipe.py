@@ -225,7 +225,7 @@ class Cache:
     """Where the copies lie; empty stands for the folder `catdog` in the user's cache directory."""
     max_bytes: int = 20_000_000_000
     """Most bytes that they take, those in use and on their way counted."""
-    ahead: int = 4
+    ahead: int = 16
     """Shards that are fetched before they are needed."""
     fetchers: int = 8
     """Shards that are fetched at a time."""

@@ -25,6 +25,7 @@ from catdog.errors import CallerError
 from catdog.evaluation import history, metrics, plots, report
 from catdog.evaluation.plots import Mistake
 from catdog.evaluation.trained import BATCH, Trained, load_trained
+from catdog.recipe import Cache
 from catdog.run import METRICS, REPORT, evaluation
 from catdog.storage import Bucket
 
@@ -68,7 +69,7 @@ def evaluate(run: Bucket, data: Bucket, split: str = "test", folder: str | None 
     if not any(shard.examples for shard in manifest.split(split)):
         raise CallerError(f"{data.uri}: its {split} split is empty; prepare the data set with a larger --{split}")
     shards = manifest.split(split)
-    with open_cache(data, pinned(data, shards)) as cache:
+    with open_cache(data, pinned(data, shards), Cache()) as cache:
         records = Records(shards, cache)
         predictions = _predict(trained, records)
         mistakes = _mistakes(predictions, records)

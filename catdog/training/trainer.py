@@ -11,9 +11,10 @@ import tensorflow as tf
 from catdog import recipe as recipes
 from catdog.data import order as orders
 from catdog.data import pipeline
-from catdog.data.cache import open_cache, require_room, required_bytes
+from catdog.data.cache import open_cache
 from catdog.data.order import Order, Share
 from catdog.data.records import Records
+from catdog.data.room import require_room, required_bytes
 from catdog.data.shards import CLASSES, Manifest, load_manifest, pinned
 from catdog.errors import CallerError, RunError
 from catdog.evaluation.evaluate import evaluate

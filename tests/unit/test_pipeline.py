@@ -17,7 +17,7 @@ from catdog.data.order import WHOLE, Order, Share, evaluation, rows
 from catdog.data.pipeline import _crop_window, _decode, decode_whole, evaluation_dataset, train_dataset
 from catdog.data.records import Records
 from catdog.data.shards import Shard
-from catdog.recipe import Augment, Data, Recipe
+from catdog.recipe import Augment, Cache, Data, Recipe
 from catdog.storage import open_bucket
 
 SIDE, STREAMS, BATCH, SIZES = 32, 3, 6, (5, 5, 5, 5, 4, 4)
@@ -59,7 +59,7 @@ def paths(tmp_path_factory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def records(paths):
-    with open_cache(open_bucket(str(paths[0].parent)), {}) as cache:
+    with open_cache(open_bucket(str(paths[0].parent)), {}, Cache()) as cache:
         yield Records(shards(paths), cache)
 
 
@@ -273,7 +273,7 @@ def test_shrinking_does_not_alias():
 def test_a_shard_that_is_broken_or_holds_too_little_is_an_error_that_names_the_file(paths, tmp_path, kept):
     path = tmp_path / "cut.tfrecord"
     path.write_bytes(paths[0].read_bytes()[:kept])
-    with open_cache(open_bucket(str(tmp_path)), {}) as cache:
+    with open_cache(open_bucket(str(tmp_path)), {}, Cache()) as cache:
         records = Records([Shard(path.name, "train", 0, "00000000", "0" * (SIZES[0] + (kept is None)))], cache)
         with records.reading(iter(())) as reader, pytest.raises(ValueError, match=r"cut\.tfrecord"):
             reader.read(0)

@@ -1,0 +1,179 @@
+"""The entries of the cache's folder: files of shards, counted against one limit by all processes that share the folder.
+
+The processes agree by the folder's files alone. An entry is named by its content, `CRC32C-SIZE-SHARD`, and counts at its
+full size from before its first byte: `ENTRY.part` is on its way, and who fetches it keeps `ENTRY.lock` locked. A shared
+lock on an entry says that it is in use. Its time of modification tells when it was last used, or, if it lies in the
+future, that it was fetched for later. The kernel drops the locks of a process that dies.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from catdog.errors import RunError
+
+PATIENCE = 120.0
+"""Seconds of waiting for what other processes hold: room, an entry that does not grow, the folder."""
+PART, LOCK = ".part", ".lock"
+
+_ENTRY = re.compile(r"([0-9a-f]{8}-(\d+)-.+\.tfrecord)(\.part|\.lock)?")
+
+
+class Entries:
+    """The entries in the cache's folder, as all processes see them.
+
+    They come and go under the folder's lock only, but a shared lock that keeps one there may be taken without it.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder = folder
+        self._max_bytes = max_bytes
+        with self._changing():
+            for path, size in self._sizes().items():
+                if os.path.exists(path) and os.path.getsize(path) != size:
+                    _evict(path)
+            self._make_room(0, self._sizes(), urgent=True)
+
+    def reserve(self, path: str, size: int, urgent: bool) -> BinaryIO | None:
+        """A ticket to fetch an entry; None when it is there or fetched by another process, or there is no room."""
+        with self._changing():
+            sizes = self._sizes()
+            if path in sizes or not self._make_room(size, sizes, urgent):
+                return None
+            Path(path + LOCK).touch()
+            return locked(path + LOCK, fcntl.LOCK_EX)
+
+    def complete(self, path: str) -> BinaryIO:
+        """Turn what was fetched into the entry, held."""
+        with self._changing():
+            # No fsync: what a crash of the machine leaves is checked before it is used.
+            os.replace(path + PART, path)
+            held = locked(path, fcntl.LOCK_SH)
+            assert held is not None
+            return held
+
+    def give_up(self, path: str, ticket: BinaryIO) -> None:
+        """Take away what is left of a fetch."""
+        with ticket:
+            _unlink(path + PART)
+            _unlink(path + LOCK)
+
+    def discard(self, path: str, broken: BinaryIO) -> None:
+        """Delete an entry, if it still is the file that was found broken."""
+        with broken, self._changing():
+            if os.path.exists(path) and os.path.samestat(os.fstat(broken.fileno()), os.stat(path)):
+                _unlink(path)
+
+    def is_moving(self, path: str) -> bool:
+        """Whether an entry on its way grew within the last second."""
+        return _modified(path + PART) > time.time() - 1
+
+    def in_use(self) -> dict[str, int]:
+        """The size of each entry that is held or on its way."""
+        with self._changing():
+            return {path: size for path, size in self._sizes().items() if _is_in_use(path) or _is_in_use(path + LOCK)}
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Alone with the folder, for moments only; raises RunError when another process does not let go of it."""
+        deadline = time.monotonic() + PATIENCE
+        with open(self.folder / LOCK, "ab") as lock:
+            while not _lock(lock, fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    raise RunError(f"{lock.name}: another process has had it locked for {PATIENCE:.0f} s")
+                time.sleep(0.002)
+            yield
+
+    def _sizes(self) -> dict[str, int]:
+        """The size of each entry, there or on its way; deletes what killed processes left on its way."""
+        sizes = {}
+        for found in filter(None, map(_ENTRY.fullmatch, os.listdir(self.folder))):
+            path = f"{self.folder}/{found[1]}"
+            if found[3] and not _is_in_use(path + LOCK):
+                _unlink(path + found[3])
+            else:
+                sizes[path] = int(found[2])
+        return sizes
+
+    def _make_room(self, size: int, sizes: dict[str, int], urgent: bool) -> bool:
+        """Evict the least useful entries, if that makes room; only what is urgent takes the place of what is for later."""
+        excess = sum(sizes.values()) + size - self._max_bytes
+        victims: list[str] = []
+        for path in _by_usefulness(sizes, urgent) if excess > 0 else ():
+            if excess > 0 and not _is_in_use(path):
+                victims.append(path)
+                excess -= sizes[path]
+        return excess <= 0 and all(_evict(path) for path in victims)
+
+
+def _by_usefulness(paths: Iterable[str], for_later_too: bool) -> list[str]:
+    """The files that are there, the least recently used first, then those for later, the last wanted first."""
+    now, times = time.time(), {path: _modified(path) for path in paths}
+    used = sorted((path for path, when in times.items() if 0 < when <= now), key=times.__getitem__)
+    later = sorted((path for path, when in times.items() if when > now), key=times.__getitem__, reverse=True)
+    return used + later if for_later_too else used
+
+
+def locked(path: str, kind: int) -> BinaryIO | None:
+    """A file, open and locked; None if it is not there or someone's lock forbids it."""
+    with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as closing:
+        file = closing.enter_context(open(path, "r+b"))  # NFS grants no exclusive lock to a mere reader
+        if _lock(file, kind) and is_linked(file):
+            closing.pop_all()
+            return file
+    return None
+
+
+def _lock(file: BinaryIO, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_linked(file: BinaryIO) -> bool:
+    return os.fstat(file.fileno()).st_nlink > 0
+
+
+def _is_in_use(path: str) -> bool:
+    """Whether someone's lock is on a file that is there."""
+    if file := locked(path, fcntl.LOCK_EX):
+        file.close()
+    return file is None and os.path.exists(path)
+
+
+def _evict(path: str) -> bool:
+    """Delete a file if nobody uses it."""
+    if file := locked(path, fcntl.LOCK_EX):
+        with file:
+            _unlink(path)
+    return file is not None
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _modified(path: str) -> float:
+    """When a file was modified; 0 if it is not there."""
+    try:
+        return os.stat(path).st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def touch(path: str, ahead: float) -> bool:
+    """Set a file's time of modification to now or to some seconds ahead; False if it is not there."""
+    when = time.time() + ahead
+    try:
+        os.utime(path, (when, when))
+    except FileNotFoundError:
+        return False
+    return True
