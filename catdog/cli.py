@@ -10,7 +10,9 @@ import math
 import os
 import re
 import sys
+import time
 import typing
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,10 +25,12 @@ from catdog.data.shards import CLASSES, SKIPPED, SPLITS, Manifest, load_manifest
 from catdog.errors import CallerError, RunError
 from catdog.recipe import Recipe
 from catdog.run import REPORT, evaluated_on, evaluation, finished_recipe
-from catdog.storage import open_bucket
+from catdog.storage import Folder, open_bucket
 
 if TYPE_CHECKING:
     from catdog.evaluation.predict import Prediction
+    from catdog.pull import Pulled
+    from catdog.runs import Summary
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -219,7 +223,59 @@ class Predict:
         return FAILED if failed else DONE
 
 
-Command = Prepare | Verify | Train | Evaluate | Predict
+@dataclass
+class Runs:
+    """List the runs that lie below a URI, the one that changed last first: what each has come to, and how long ago.
+
+    Example: catdog runs bucket
+    """
+
+    bucket_uri: Annotated[Positional[str], arg(metavar="BUCKET_URI")]
+    """Folder, or gs://bucket/prefix, to search at any depth."""
+
+    def execute(self) -> int:
+        from catdog.runs import find_runs
+
+        bucket = open_bucket(self.bucket_uri)
+        runs = find_runs(bucket)
+        if runs:
+            _print_runs(runs)
+        else:
+            print(f"{bucket.uri}: there is no run here")
+        for run in runs:
+            if run.fault:
+                print(f"catdog: {run.name}: {run.fault}", file=sys.stderr)
+        return DONE
+
+
+@dataclass
+class Pull:
+    """Bring a run with one of its checkpoints to a folder, which is then a run itself; again, it brings what is missing.
+
+    The best checkpoint at the time of the one that is asked for comes with it, for training could not go on without.
+
+    Example: catdog pull gs://bucket/runs/photos photos --which last
+    """
+
+    run: Annotated[Positional[str], arg(metavar="RUN_URI")]
+    """Where the run lies."""
+    folder: Annotated[Positional[str], arg(metavar="FOLDER")]
+    """Folder on this machine; it may hold an earlier pull of the run."""
+    which: Annotated[str, arg(metavar="best|last|STEP")] = "best"
+    """Checkpoint to bring: the best by validation loss, the newest, or that of a step."""
+
+    def execute(self) -> int:
+        from catdog.pull import pull
+
+        run, folder = open_bucket(self.run), open_bucket(self.folder)
+        if not isinstance(folder, Folder):
+            raise CallerError(f"{self.folder}: FOLDER must be a path on this machine")
+        _print_pulled(pull(run, folder, self.which))
+        print(f"run {folder.uri}")
+        return DONE
+
+
+Command = Prepare | Verify | Train | Evaluate | Predict | Runs | Pull
 COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in typing.get_args(Command)}
 
 
@@ -392,6 +448,48 @@ def _print_evaluation(metrics: dict[str, Any]) -> None:
 def _shown(path: Path) -> str:
     """A file's name as text; bytes that are no UTF-8 stand in it as `\\xff`, as in skipped.csv."""
     return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _print_runs(runs: Sequence["Summary"]) -> None:
+    """A table; where stdout is no terminal each run keeps to one line, however long."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("run", box=None, pad_edge=False)
+    table.add_column("state", no_wrap=True)
+    for title in ("step", "val loss", "val accuracy", "test accuracy", "age"):
+        table.add_column(title, justify="right", no_wrap=True)
+    now = time.time()
+    for run in runs:
+        loss, accuracy = (run.best.val_loss, run.best.val_accuracy) if run.best else (None, None)
+        figures = ["-" if x is None else f"{x:.4f}" for x in (loss, accuracy, run.test_accuracy)]
+        step = "-" if run.step is None else str(run.step)
+        cells = [run.name, run.state, step, *figures, _ago(now - run.changed)]
+        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
+
+
+def _print_pulled(pulled: "Pulled") -> None:
+    from rich.filesize import decimal
+
+    brought = pulled.files - pulled.there
+    best = f", and of step {pulled.best}, the best by then" if pulled.best not in (None, pulled.step) else ""
+    print(f"brought {brought} files, {decimal(pulled.size)}; {pulled.there} of {pulled.files} files were there already")
+    print(f"checkpoint of step {pulled.step}{best}")
+    if pulled.newest > pulled.step:
+        print(f"training would go on from step {pulled.newest}, which was there already")
+
+
+def _ago(seconds: float) -> str:
+    """How long something is past, in its largest unit."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"
 
 
 def _as_json(prediction: "Prediction") -> str:

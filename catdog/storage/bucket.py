@@ -2,7 +2,7 @@
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,10 @@ class Stat:
     """Which of the contents that the object has had; 0 where the store does not number them."""
 
 
+def nobody(count: int) -> None:
+    """Who is told of bytes that come when no one wants to know."""
+
+
 @dataclass(frozen=True)
 class Bucket(ABC):
     """The objects under one URI. Names are relative, with `/` between their parts. Make one with `open_bucket`."""
@@ -42,6 +46,10 @@ class Bucket(ABC):
         """Names of all whole objects that start with `prefix`, sorted."""
 
     @abstractmethod
+    def times(self, prefix: str = "") -> dict[str, float]:
+        """When each of the objects that `list` gives was written, in seconds since the epoch; no object is read."""
+
+    @abstractmethod
     def stats(self, names: Sequence[str]) -> dict[str, Stat]:
         """What is known of each of the objects that are there."""
 
@@ -50,9 +58,11 @@ class Bucket(ABC):
         """Whether there is such an object."""
 
     @abstractmethod
-    def fetch(self, name: str, stat: Stat, path: Path) -> None:
+    def fetch(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None] = nobody) -> None:
         """Copy an object, of the generation that `stat` tells, to a file on this machine, and check every byte of it.
 
+        `tell` is given the number of bytes as they come, perhaps by several threads, and a negative one for those that
+        have to come again; what it raises ends the copy.
         Raises FileNotFoundError, Changed when it is of another generation, RunError when its bytes are not those that
         `stat` tells, however often they are fetched, and Unavailable.
         """

@@ -5,12 +5,12 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from catdog.errors import CallerError, RunError
-from catdog.storage.bucket import Bucket, Changed, Stat, crc32c
+from catdog.storage.bucket import Bucket, Changed, Stat, crc32c, nobody
 
 _TEMPORARY = ".part-"
 _LOCK = ".lock"
@@ -29,6 +29,13 @@ class Folder(Bucket):
         names = (p.relative_to(self._root).as_posix() for p in start.rglob("*") if p.is_file())
         return sorted(n for n in names if n.startswith(prefix) and not _hidden(n))
 
+    def times(self, prefix: str = "") -> dict[str, float]:
+        times: dict[str, float] = {}
+        for name in self.list(prefix):
+            with contextlib.suppress(FileNotFoundError):  # it may have been deleted since
+                times[name] = self.local(name).stat().st_mtime
+        return times
+
     def stats(self, names: Sequence[str]) -> dict[str, Stat]:
         paths = {name: self.local(name) for name in names}
         return {name: _file_stat(path) for name, path in paths.items() if path.is_file()}
@@ -36,8 +43,9 @@ class Folder(Bucket):
     def exists(self, name: str) -> bool:
         return self.local(name).is_file()
 
-    def fetch(self, name: str, stat: Stat, path: Path) -> None:
+    def fetch(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None] = nobody) -> None:
         shutil.copyfile(self.local(name), path)
+        tell(stat.size)
         if (found := crc32c(path)) != stat.crc32c:
             raise RunError(f"{self.local(name)}: crc32c {stat.crc32c} expected, {found} found")
 

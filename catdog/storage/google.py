@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from catdog.errors import CallerError, RunError, one_line
-from catdog.storage.bucket import Bucket, Changed, Stat, Unavailable, crc32c
+from catdog.storage.bucket import Bucket, Changed, Stat, Unavailable, crc32c, nobody
 
 if TYPE_CHECKING:
     from google.cloud import storage
@@ -55,6 +55,9 @@ class GoogleBucket(Bucket):
     def list(self, prefix: str = "") -> list[str]:
         return sorted(blob.name.removeprefix(self._prefix) for blob in self._listed(prefix))
 
+    def times(self, prefix: str = "") -> dict[str, float]:
+        return {blob.name.removeprefix(self._prefix): blob.updated.timestamp() for blob in self._listed(prefix)}
+
     def stats(self, names: Sequence[str]) -> dict[str, Stat]:
         if len(names) == 1:
             blob = self._blob(names[0])
@@ -70,14 +73,15 @@ class GoogleBucket(Bucket):
     def exists(self, name: str) -> bool:
         return self.stat(name) is not None
 
-    def fetch(self, name: str, stat: Stat, path: Path) -> None:
+    def fetch(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None] = nobody) -> None:
         found = ""
         for _ in range(FETCHES):
             with open(path, "wb") as file:
                 file.truncate(stat.size)
-            self._fetch_ranges(name, stat, path)
+            self._fetch_ranges(name, stat, path, tell)
             if (found := crc32c(path)) == stat.crc32c:
                 return
+            tell(-stat.size)
         raise RunError(
             f"{self.uri}/{name}: crc32c {stat.crc32c or 'unknown to the store'} expected, {found} found,"
             f" each of {FETCHES} times that it was fetched"
@@ -151,7 +155,7 @@ class GoogleBucket(Bucket):
         return self._bucket.blob(self._key(name))
 
     def _listed(self, prefix: str) -> Sequence["storage.Blob"]:
-        fields = "items(name,size,crc32c,generation),nextPageToken"
+        fields = "items(name,size,crc32c,generation,updated),nextPageToken"
         return self._call(
             "list", prefix, lambda: list(self._bucket.list_blobs(prefix=self._key(prefix), fields=fields, **_ONCE))
         )
@@ -171,15 +175,15 @@ class GoogleBucket(Bucket):
 
         self._call("write", name, attempt)
 
-    def _fetch_ranges(self, name: str, stat: Stat, path: Path) -> None:
+    def _fetch_ranges(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None]) -> None:
         starts = range(0, stat.size, RANGE)
         if len(starts) <= 1:
-            return self._fetch_range(name, stat, path, 0)
+            return self._fetch_range(name, stat, path, 0, tell)
         with ThreadPoolExecutor(min(CONNECTIONS, len(starts)), thread_name_prefix="range") as pool:
-            for done in [pool.submit(self._fetch_range, name, stat, path, start) for start in starts]:
+            for done in [pool.submit(self._fetch_range, name, stat, path, start, tell) for start in starts]:
                 done.result()
 
-    def _fetch_range(self, name: str, stat: Stat, path: Path, start: int) -> None:
+    def _fetch_range(self, name: str, stat: Stat, path: Path, start: int, tell: Callable[[int], None]) -> None:
         """Bring one range into its place in the file; what has come of it when a transfer breaks off stays."""
         at, stop = start, min(start + RANGE, stat.size)
 
@@ -187,7 +191,7 @@ class GoogleBucket(Bucket):
             nonlocal at
             with open(path, "r+b") as file:
                 file.seek(at)
-                sink = _Sink(file, stop - at)
+                sink = _Sink(file, stop - at, tell)
                 try:
                     self._blob(name).download_to_file(
                         sink,
@@ -249,9 +253,10 @@ class GoogleBucket(Bucket):
 class _Sink:
     """The file that a transfer is written to: no more of it than was asked for, and not too slowly."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: BinaryIO, size: int, tell: Callable[[int], None]) -> None:
         self._file = file
         self._size = size
+        self._tell = tell
         self._late = time.monotonic() + TIMEOUT[1] + size / SLOWEST
         self.written = 0
 
@@ -262,6 +267,7 @@ class _Sink:
             raise _Broken(f"the transfer is slower than {SLOWEST} bytes a second")
         self._file.write(block)
         self.written += len(block)
+        self._tell(len(block))
         return len(block)
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,6 +42,47 @@ class Position:
 
 
 @dataclass(frozen=True)
+class Commit:
+    """What makes a checkpoint valid."""
+
+    position: Position
+    files: dict[str, Stat]
+    """Size and crc32c of each of its files, by their names in the run."""
+
+
+def commit_name(step: int) -> str:
+    """The object that a checkpoint is valid with."""
+    return f"{_folder(step)}/{COMMIT}"
+
+
+def committed(names: Iterable[str]) -> list[int]:
+    """Steps of the committed checkpoints among the names of a run's objects, ascending."""
+    return sorted(step for step, files in _files(names).items() if COMMIT in files)
+
+
+def read_commit(run: Bucket, step: int) -> Commit:
+    """Raises FileNotFoundError where the step is not committed, and RunError for what is no commit."""
+    name = commit_name(step)
+    content = run.read(name)
+    try:
+        commit = json.loads(content)
+        files = {f"{_folder(step)}/{file['name']}": Stat(file["size"], file["crc32c"]) for file in commit["files"]}
+        return Commit(Position(**commit["position"]), files)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{run.uri}/{name}: is not the commit of a checkpoint: {error!r}") from None
+
+
+def require_committed(name: str, found: Stat | None, expected: Stat) -> None:
+    """Raise RunError that names an object which is not what was committed."""
+    if found is None or (found.size, found.crc32c) != (expected.size, expected.crc32c):
+        raise RunError(
+            f"{name}: committed with {expected.size} bytes and crc32c {expected.crc32c}, found "
+            f"{f'{found.size} bytes and {found.crc32c}' if found else 'nothing'};"
+            " delete its folder to go on from the checkpoint before it"
+        )
+
+
+@dataclass(frozen=True)
 class _Snapshot:
     """All that a save writes."""
 
@@ -71,7 +112,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the committed checkpoints, ascending."""
-        return sorted(step for step, files in self._files().items() if COMMIT in files)
+        return committed(self._names())
 
     def save(self, position: Position, arrays: Arrays, beside: dict[str, bytes]) -> None:
         """Write a snapshot in the background, and before it is committed the objects of the run that go with it.
@@ -111,36 +152,30 @@ class Checkpoints:
     def restore(self, step: int) -> tuple[Position, Arrays]:
         """A committed checkpoint, each file checked; raises RunError that names a file which is not what was committed."""
         name = f"{_folder(step)}/{STATE}"
-        commit = json.loads(self._run.read(f"{_folder(step)}/{COMMIT}"))
-        (file,) = commit["files"]
-        committed = Stat(file["size"], file["crc32c"])
+        commit = read_commit(self._run, step)
+        expected = commit.files[name]
         try:
             with self._run.reading(name) as path:
-                _require(f"{self._run.uri}/{name}", Stat(path.stat().st_size, crc32c(path)), committed)
+                require_committed(f"{self._run.uri}/{name}", Stat(path.stat().st_size, crc32c(path)), expected)
                 with np.load(path, allow_pickle=False) as stored:
-                    return Position(**commit["position"]), {name: stored[name] for name in stored.files}
+                    return commit.position, {name: stored[name] for name in stored.files}
         except FileNotFoundError:
-            _require(f"{self._run.uri}/{name}", None, committed)
+            require_committed(f"{self._run.uri}/{name}", None, expected)
             raise
 
     def position(self, step: int) -> Position:
         """Where the run stood at a committed checkpoint."""
-        return Position(**json.loads(self._run.read(f"{_folder(step)}/{COMMIT}"))["position"])
+        return read_commit(self._run, step).position
 
     def sweep(self) -> None:
         """Remove what killed saves left behind: everything without a commit."""
         self._run.sweep()
-        for step, files in self._files().items():
+        for step, files in _files(self._names()).items():
             if COMMIT not in files:
                 self._run.delete_all(_folder(step))
 
-    def _files(self) -> dict[int, list[str]]:
-        """The files of each step's folder, by step."""
-        found: dict[int, list[str]] = {}
-        for name in self._run.list(f"{CHECKPOINTS}/"):
-            if match := re.fullmatch(rf"{CHECKPOINTS}/step-(\d{{8,}})/(.+)", name):
-                found.setdefault(int(match[1]), []).append(match[2])
-        return found
+    def _names(self) -> list[str]:
+        return self._run.list(f"{CHECKPOINTS}/")
 
     def _write_all(self) -> None:
         while True:
@@ -171,7 +206,7 @@ class Checkpoints:
             np.savez(path, allow_pickle=False, **arrays)
             files = [{"name": STATE, "size": path.stat().st_size, "crc32c": crc32c(path)}]
         self._allowed()
-        self._run.swap(f"{folder}/{COMMIT}", _json({"position": asdict(position), "files": files}), None)
+        self._run.swap(commit_name(position.step), _json({"position": asdict(position), "files": files}), None)
         self._retain()
 
     def _retain(self) -> None:
@@ -179,17 +214,17 @@ class Checkpoints:
         newest = steps[-self._keep :]
         for step in set(steps) - {*newest, *(self.position(step).best_step for step in newest)}:
             # The commit goes first, so that a kill in between leaves no checkpoint that looks whole.
-            self._run.delete(f"{_folder(step)}/{COMMIT}")
+            self._run.delete(commit_name(step))
             self._run.delete_all(_folder(step))
 
 
-def _require(name: str, found: Stat | None, committed: Stat) -> None:
-    if found != committed:
-        raise RunError(
-            f"{name}: committed with {committed.size} bytes and crc32c {committed.crc32c}, found "
-            f"{f'{found.size} bytes and {found.crc32c}' if found else 'nothing'};"
-            " delete its folder to go on from the checkpoint before it"
-        )
+def _files(names: Iterable[str]) -> dict[int, list[str]]:
+    """The files of each step's folder, by step."""
+    found: dict[int, list[str]] = {}
+    for name in names:
+        if match := re.fullmatch(rf"{CHECKPOINTS}/step-(\d{{8,}})/(.+)", name):
+            found.setdefault(int(match[1]), []).append(match[2])
+    return found
 
 
 def _folder(step: int) -> str:

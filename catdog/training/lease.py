@@ -92,6 +92,11 @@ def hold(run: Bucket, say: Callable[[str], None]) -> Iterator[Lease]:
         lease.release()
 
 
+def held(run: Bucket, age: float) -> bool:
+    """Whether a process has a run whose lease was renewed `age` seconds ago, as far as one look at it tells."""
+    return age < SECONDS and not _free(_holder(run))
+
+
 def _acquire(run: Bucket, content: bytes, say: Callable[[str], None]) -> Stat:
     first, began = run.stat(LEASE), time.monotonic()
     seen = first

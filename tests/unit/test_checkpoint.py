@@ -9,7 +9,7 @@ from pictures import damaged
 
 from catdog.errors import RunError
 from catdog.storage import Bucket, Folder, open_bucket
-from catdog.training.checkpoint import Checkpoints, Position
+from catdog.training.checkpoint import Checkpoints, Position, read_commit
 
 
 def position(step: int, best: int | None = None) -> Position:
@@ -140,6 +140,13 @@ def test_folders_of_other_names_are_no_checkpoints(run: Bucket) -> None:
     for name in ("checkpoints/step-00000003-copy", "checkpoints/backup"):
         run.write(f"{name}/COMMITTED.json", b"{}")
     assert checkpoints.steps() == [3]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"position": {}, "files": []}'])
+def test_what_is_no_commit_is_refused_by_name(run: Bucket, content: bytes) -> None:
+    run.write("checkpoints/step-00000003/COMMITTED.json", content)
+    with pytest.raises(RunError, match=r"step-00000003/COMMITTED\.json: is not the commit"):
+        read_commit(run, 3)
 
 
 def test_metrics_up_to_a_step_are_there_once_the_step_is_committed(run: Bucket) -> None:

@@ -3,7 +3,6 @@
 import pickle
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,6 @@ from catdog.storage import Bucket, Changed, GoogleBucket, Stat, Unavailable, goo
 from tests.fake_store import FakeStore, Fault
 
 CONTENT = bytes(range(256)) * 400
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStore]:
-    with FakeStore(buckets=("bucket",), page_size=3) as store:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.host)
-        monkeypatch.setattr(google, "TIMEOUT", (1.0, 0.5))
-        monkeypatch.setitem(google._ONCE, "timeout", google.TIMEOUT)
-        google._client.cache_clear()
-        yield store
-    google._client.cache_clear()
 
 
 @pytest.fixture
@@ -87,6 +75,15 @@ def test_stats_of_many_are_found_with_few_requests(store: FakeStore, bucket: Buc
     assert found["train-3"] == bucket.stat("train-3")
 
 
+def test_the_times_of_all_objects_are_told_by_the_listing(store: FakeStore, bucket: Bucket) -> None:
+    for name in ("a/1", "a/2", "b"):
+        put(store, name)
+    before = len(store.requests)
+    times = bucket.times("a/")
+    assert times.keys() == {"a/1", "a/2"} and all(abs(told - time.time()) < 60 for told in times.values())
+    assert bucket.times().keys() == {"a/1", "a/2", "b"} and len(store.requests) - before == 2
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.integers(0, 5000), part=st.integers(1, 3000))
 def test_an_object_of_any_size_comes_whole_in_ranges_of_any_size(
@@ -144,6 +141,32 @@ def test_a_transfer_that_broke_off_goes_on_where_it_was(store: FakeStore, bucket
     assert len(ranges) == 2
     start = int(ranges[1].removeprefix("bytes=").partition("-")[0])
     assert 0 < start <= 60_000
+
+
+@pytest.mark.parametrize("what", ["none", "reset", "flip", "truncate"])
+def test_who_wants_to_know_is_told_of_every_byte_that_stays(
+    store: FakeStore, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what
+) -> None:
+    monkeypatch.setattr(google, "RANGE", len(CONTENT) // 3)
+    put(store, "x")
+    store.faults.add(Fault("download", what, at=5000))
+    stat = bucket.stat("x")
+    assert stat is not None
+    told: list[int] = []
+    bucket.fetch("x", stat, tmp_path / "x", told.append)
+    assert sum(told) == len(CONTENT)
+
+
+def test_who_is_told_may_end_the_transfer(store: FakeStore, bucket: Bucket, tmp_path: Path) -> None:
+    def enough(count: int) -> None:
+        raise RuntimeError("enough")
+
+    put(store, "x")
+    stat = bucket.stat("x")
+    assert stat is not None
+    with pytest.raises(RuntimeError, match="enough"):
+        bucket.fetch("x", stat, tmp_path / "x", enough)
+    assert store.count("download") == 1
 
 
 def test_a_flipped_byte_in_a_resumed_transfer_is_noticed(store: FakeStore, bucket: Bucket, tmp_path: Path) -> None:

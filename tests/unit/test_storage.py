@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,24 @@ def test_a_list_is_sorted_and_goes_by_prefix(bucket):
     assert bucket.list("a/d") == ["a/deep/3"]
     assert bucket.list("none/") == []
     assert open_bucket(f"{bucket.uri}/a").list() == ["1", "2", "deep/3"]
+
+
+def test_the_times_are_those_of_whole_objects_and_go_by_prefix(bucket):
+    for name in ("a/1", "a/2", "b"):
+        bucket.write(name, b"")
+    kill_a_writer(bucket, "a/3")
+    os.utime(bucket.local("a/1"), (0, 1234.5))
+    times = bucket.times("a/")
+    assert times.keys() == {"a/1", "a/2"} and times["a/1"] == 1234.5
+    assert abs(times["a/2"] - time.time()) < 60
+    assert bucket.times().keys() == {"a/1", "a/2", "b"}
+
+
+def test_a_fetch_tells_how_many_bytes_have_come(bucket, tmp_path):
+    bucket.write("x", b"0123456789")
+    told: list[int] = []
+    bucket.fetch("x", bucket.stat("x"), tmp_path / "y", told.append)
+    assert sum(told) == 10 and (tmp_path / "y").read_bytes() == b"0123456789"
 
 
 def test_a_folder_is_no_object(bucket):
