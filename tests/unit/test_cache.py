@@ -527,7 +527,7 @@ def test_a_bucket_in_a_folder_is_read_where_it_lies(folder, tmp_path, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     shards = make_shards(1)
     (folder / shards[0].name).write_bytes(content(0, SIZE))
-    with open_cache(open_bucket(str(folder)), {}) as cache, cache.follow(shards, iter(())) as files:
+    with open_cache(open_bucket(str(folder)), {}, Cache()) as cache, cache.follow(shards, iter(())) as files:
         assert_read(files, shards, 0)
         with files.open(shards[0]) as file:
             assert file.name == str(folder / shards[0].name)
