@@ -4,6 +4,8 @@ RECIPE ?= quickstart
 DATA_quickstart := drawn
 DATA_cats_vs_dogs := tfds:cats_vs_dogs
 DATA ?= $(DATA_$(RECIPE))
+# Where data sets and runs go: a folder, or gs://bucket/prefix.
+BUCKET = bucket
 
 BIN := .venv/bin
 # Where the driver of an NVIDIA GPU answers, TensorFlow comes with CUDA.
@@ -13,7 +15,7 @@ SETUP := .venv/.set-up-from-$(LOCK)
 UV := PATH="$$PATH:$(CURDIR)/$(BIN)" VIRTUAL_ENV="$(CURDIR)/.venv" uv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-local recipe-and-data test test-slow lint bench tensorboard lock clean
+.PHONY: help setup train-local recipe-and-data bucket train-bucket test test-slow lint bench tensorboard lock clean
 
 help: ## Show what there is
 	@echo 'make TARGET, where TARGET is one of'
@@ -34,8 +36,15 @@ $(SETUP): $(LOCK) pyproject.toml
 	@rm -f .venv/.set-up-from-* && touch $@
 
 train-local: recipe-and-data $(SETUP) ## Prepare, train, evaluate: [RECIPE=photos] [DATA=folder:PATH] [ARGS="--phases.0.epochs 3"]
-	@$(BIN)/catdog prepare --reuse "$(DATA)" bucket/data/$(RECIPE)
-	@$(BIN)/catdog train job/recipes/$(RECIPE).toml --data.uri bucket/data/$(RECIPE) --run bucket/runs/$(RECIPE) $(ARGS)
+	@$(BIN)/catdog prepare --reuse "$(DATA)" $(BUCKET)/data/$(RECIPE)
+	@$(BIN)/catdog train job/recipes/$(RECIPE).toml --data.uri $(BUCKET)/data/$(RECIPE) --run $(BUCKET)/runs/$(RECIPE) $(ARGS)
+
+bucket: $(SETUP) ## Serve bucket/emulator as gs://catdog, until Ctrl-C: [ARGS="--port 9024"]
+	@$(BIN)/python -m infra.bucket $(ARGS)
+
+train-bucket: recipe-and-data $(SETUP) ## The same as train-local, but wholly through such a gs://catdog
+	@$(BIN)/python -m infra.bucket --folder bucket/train-bucket --port 0 -- \
+	  $(MAKE) --no-print-directory train-local BUCKET=gs://catdog
 
 recipe-and-data:
 	@test -f job/recipes/$(RECIPE).toml || \

@@ -1,0 +1,1 @@
+"""What catdog can be run on."""
