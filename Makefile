@@ -62,9 +62,10 @@ lint: $(SETUP) ## Check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(SETUP) ## Measure the job against Keras' guide, as ratios within one run: PHOTOS=PATH
+bench: $(SETUP) ## Measure the job against Keras' guide and streaming against a folder, as ratios: PHOTOS=PATH
 	@test -n "$(PHOTOS)" || { echo "say what to train on: make bench PHOTOS=PATH, a folder of class folders" >&2; exit 2; }
 	$(BIN)/python -m tests.bench.against_guide "$(PHOTOS)"
+	$(BIN)/python -m tests.bench.streaming "$(PHOTOS)"
 
 tensorboard: $(SETUP) ## Show the runs in a browser
 	$(BIN)/tensorboard --logdir bucket/runs
