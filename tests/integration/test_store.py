@@ -56,8 +56,8 @@ def recipe(recipe_file: Path, run: Bucket) -> Recipe:
 BURSTS = [
     Fault("download", "status", code=503, times=4, after=2),
     Fault("download", "reset", name="train-", at=3000, times=3),
-    Fault("download", "flip", name="train-", at=5000, times=2, only_ranges=True),
-    Fault("download", "flip", name="train-", at=100, times=2),
+    Fault("download", "flip", name="train-", at=5000, only_ranges=True),
+    Fault("download", "flip", name="train-", at=100),
     Fault("download", "truncate", name="val-", at=500, times=2),
     Fault("download", "short", name="test-", at=500, times=2),
     Fault("download", "no_hash", name="train-", times=None),
