@@ -93,7 +93,8 @@ def serving(folder: Path, port: int, bucket: str) -> Iterator[str]:
         try:
             server = _Server(port, storage)
         except (OSError, OverflowError) as error:
-            raise Refused(f"port {port}: {error}; give another --port, or 0 for any that is free") from None
+            why = error.strerror if isinstance(error, OSError) else error
+            raise Refused(f"port {port}: {why}; give another --port, or 0 for any that is free") from None
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
