@@ -5,6 +5,7 @@ Every request is made once, with short timeouts, by the client; what is retried,
 
 import base64
 import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -37,6 +38,9 @@ FETCHES = 3
 """Times that an object is fetched whole before its bytes are taken to be wrong in the store."""
 
 _POOL = 64
+_TEMPORARY = "catdog-"
+_JUST_MADE = 60.0
+"""Seconds in which a temporary file may not be locked yet."""
 _BLOCK = 1 << 20
 
 T = TypeVar("T")
@@ -131,7 +135,12 @@ class GoogleBucket(Bucket):
             self.delete(name)
 
     def sweep(self) -> None:
-        """There is nothing to do: an upload that was cut off has left nothing."""
+        """Remove the temporary files that killed processes left on this machine; in the store they have left nothing."""
+        for path in self.scratch().glob(f"{_TEMPORARY}*"):
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - os.fstat(file.fileno()).st_mtime > _JUST_MADE:
+                    path.unlink()
 
     def local(self, name: str) -> None:
         return None
@@ -162,12 +171,13 @@ class GoogleBucket(Bucket):
 
     @contextlib.contextmanager
     def _temporary(self, name: str) -> Iterator[Path]:
-        handle, text = tempfile.mkstemp(prefix="catdog-", suffix=Path(name).suffix)
-        os.close(handle)
+        handle, text = tempfile.mkstemp(prefix=_TEMPORARY, suffix=Path(name).suffix)
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # for as long as this process lives, no other sweeps the file away
             yield Path(text)
         finally:
             Path(text).unlink(missing_ok=True)
+            os.close(handle)
 
     def _upload(self, name: str, path: Path, condition: dict[str, Any]) -> None:
         def attempt() -> None:
@@ -230,7 +240,8 @@ class GoogleBucket(Bucket):
         except api.PreconditionFailed:
             raise Changed(f"{place}: was replaced by another process while this one relied on it") from None
         except api.NotFound as error:
-            if "bucket does not exist" in str(error):
+            # To list or to write needs nothing but the bucket; not every store says that it is the bucket that is missing.
+            if what in ("list", "write") or "bucket does not exist" in str(error):
                 raise CallerError(
                     f"{place}: there is no bucket {self._bucket.name}; create it, or mend the URI"
                 ) from None

@@ -1,6 +1,9 @@
 """A bucket in Google Cloud Storage, through the real client, against a store that misbehaves when it is told to."""
 
+import os
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -309,6 +312,27 @@ def test_uploads_of_any_size_survive_faults(store: FakeStore, bucket: Bucket, si
     content = (CONTENT * 90)[:size]
     bucket.write("x", content)
     assert store.get("bucket", "a/prefix/x") == content
+
+
+def test_what_a_killed_writer_left_on_this_machine_is_swept_and_what_is_in_use_is_not(
+    store: FakeStore, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(google, "_JUST_MADE", -1.0)
+    program = """
+import os, signal, sys
+from catdog.storage import open_bucket
+with open_bucket("gs://bucket/x").writing("state.npz") as path:
+    path.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(tmp_path)}, check=False)
+    (left,) = tmp_path.iterdir()
+    with bucket.writing("mine") as path:
+        bucket.sweep()
+        assert list(tmp_path.iterdir()) == [path] != [left]
+        path.write_bytes(b"mine")
+    assert bucket.read("mine") == b"mine"
 
 
 def test_a_block_that_ends_badly_writes_nothing(
