@@ -1,17 +1,24 @@
 """Runs whose data and checkpoints lie in object storage, and what becomes of them when the store misbehaves."""
 
+import os
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from catdog import recipe as recipes
+from catdog.data.cache import open_cache
+from catdog.data.order import WHOLE, Order
+from catdog.data.records import Records
+from catdog.data.shards import Shard, pinned
+from catdog.data.tfrecord import write_records
 from catdog.errors import CallerError, RunError
-from catdog.recipe import Recipe
-from catdog.storage import Bucket, google, open_bucket
+from catdog.recipe import Cache, Recipe
+from catdog.storage import Bucket, crc32c, google, open_bucket
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.trainer import train
 from tests.fake_store import FakeStore, Fault
@@ -190,3 +197,33 @@ def test_a_cache_too_small_for_what_is_read_at_once_is_refused_with_the_number_t
     short = replace(recipe, phases=recipe.phases[:1])
     needed = str(caught.value).rpartition(" ")[2]
     assert train(recipes.override(short, [("cache.max_bytes", needed)]))["examples"] == 20
+
+
+def test_memory_does_not_grow_with_the_number_of_shards_and_disk_stays_in_its_limit(
+    store: FakeStore, tmp_path: Path
+) -> None:
+    def growth(count: int) -> float:
+        """Bytes of memory that reading so many shards of 200 kB through a cache of 4 MB takes."""
+        shards = []
+        for number in range(count):
+            name = f"train-{number:05d}-of-{count:05d}.tfrecord"
+            write_records(tmp_path / "shard", (os.urandom(10_000) for _ in range(20)))
+            store.put("bucket", f"many/{name}", (tmp_path / "shard").read_bytes())
+            shards.append(
+                Shard(name, "train", (tmp_path / "shard").stat().st_size, crc32c(tmp_path / "shard"), "0" * 20)
+            )
+        bucket, folder = open_bucket("gs://bucket/many"), tmp_path / f"cache-{count}"
+        pins = pinned(bucket, shards)
+        before = psutil.Process().memory_info().rss
+        with open_cache(bucket, pins, Cache(str(folder), max_bytes=4_000_000)) as cache:
+            order = Order((20,) * count, 1, 1, 0)
+            with Records(shards, cache).reading(order.needs(WHOLE, 0, 20 * count)) as reader:
+                for step, batch in enumerate(order.batches(0, 20 * count)):
+                    reader.reach(step)
+                    reader.read(int(batch.example[0]))
+                    if step % 50 == 0:
+                        assert sum(path.stat().st_size for path in folder.glob("*.tfrecord")) <= 4_000_000
+        return psutil.Process().memory_info().rss - before
+
+    growth(20)  # the first pass brings what is loaded only once
+    assert growth(200) < 10_000_000  # of 40 MB that were read
