@@ -23,7 +23,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from catdog import recipe as recipes
 from catdog.data.shards import CLASSES, SKIPPED, SPLITS, Manifest, load_manifest
 from catdog.errors import CallerError, RunError
-from catdog.recipe import Recipe
+from catdog.recipe import Cache, Recipe
 from catdog.run import REPORT, evaluated_on, evaluation, finished_recipe
 from catdog.storage import Folder, open_bucket
 
@@ -56,7 +56,7 @@ class Prepare:
     """`drawn` (2,000 faces drawn on the spot), `folder:PATH` (class folders, flat names as cat.1.jpg, or a zip of
     either) or `tfds:cats_vs_dogs`."""
     data_uri: Annotated[Positional[str], arg(metavar="DATA_URI")]
-    """Folder to write the data set to."""
+    """Where the data set is written."""
     side: int = 256
     """Shorter side in pixels to which larger pictures are reduced."""
     shards: int = 16
@@ -110,7 +110,7 @@ class Verify:
     """
 
     data_uri: Annotated[Positional[str], arg(metavar="DATA_URI")]
-    """Folder of a data set."""
+    """Where the data set lies."""
 
     def execute(self) -> int:
         from catdog.data.verify import verify
@@ -137,7 +137,7 @@ class Train:
     recipe: Annotated[Positional[Path], arg(metavar="RECIPE")]
     """File in TOML with the settings of the run."""
     run: Annotated[str | None, arg(metavar="RUN_URI", help_behavior_hint="(default: the recipe's run.uri)")] = None
-    """Folder of the run."""
+    """Where the run is written, or goes on."""
     settings: list[tuple[str, str]] = field(default_factory=list, init=False)
     """Fields of the recipe and their new values, filled in by `parse`."""
 
@@ -167,9 +167,9 @@ class Evaluate:
     """
 
     run: Annotated[Positional[str], arg(metavar="RUN_URI")]
-    """Folder of a run that has finished training."""
+    """Where a run lies that has finished training."""
     data: Annotated[str | None, arg(metavar="DATA_URI", help_behavior_hint="(default: the run's own)")] = None
-    """Folder of a data set; what is found on another one than the run's own is written to a folder named after its digest."""
+    """Where a data set lies; what is found on another one than the run's own is written to a folder named after its digest."""
     split: Literal["train", "val", "test"] = "test"
     """Part of the data set."""
 
@@ -184,7 +184,7 @@ class Evaluate:
         _import_tensorflow()
         from catdog.evaluation.evaluate import evaluate
 
-        _print_evaluation(evaluate(run, data, self.split, folder))
+        _print_evaluation(evaluate(run, data, Cache(), self.split, folder))
         print(f"written to {run.uri}/{folder}")
         return DONE
 
@@ -197,7 +197,7 @@ class Predict:
     """
 
     run: Annotated[Positional[str], arg(metavar="RUN_URI")]
-    """Folder of a run that has finished training."""
+    """Where a run lies that has finished training."""
     images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE...")]
     """Pictures, or folders of them."""
     json: bool = False

@@ -16,7 +16,7 @@ from catdog.errors import CallerError, RunError
 from catdog.recipe import Recipe
 from catdog.run import CHECKPOINTS, METRICS, MODEL, RECIPE, REPORT, TENSORBOARD, evaluation, recipe_of
 from catdog.storage import Bucket, Folder, Stat, Unavailable, crc32c
-from catdog.training.checkpoint import Commit, commit_name, committed, read_commit, require_committed
+from catdog.training.checkpoint import Commit, commit_name, committed, read_commit, require_committed, state_name
 from catdog.training.lease import LEASE, held
 
 THREADS = 8
@@ -140,7 +140,7 @@ def _wanted(run: Bucket, names: Sequence[str], commits: Sequence[Commit]) -> dic
     """The objects to bring, each as it has to come."""
     plain = [name for name in names if name in _FILES or name.startswith(_FOLDERS)]
     vouching = [commit_name(commit.position.step) for commit in commits]
-    files = {name: stat for commit in commits for name, stat in commit.files.items()}
+    files = {state_name(commit.position.step): commit.state for commit in commits}
     # A checkpoint's commit is deleted first, so it is looked for last: a file that is gone before it is lost.
     found = run.stats([name for name in (*plain, *files, *vouching) if _stays_inside(name)])
     for name in vouching:
@@ -163,7 +163,7 @@ def _missing(folder: Folder, wanted: Mapping[str, Stat], commits: Sequence[Commi
         there = dict(zip(wanted, pool.map(lambda name: _is_there(folder, name, wanted[name]), wanted), strict=True))
     for commit in commits:
         name = commit_name(commit.position.step)
-        if not all(there[file] for file in (*commit.files, name)):
+        if not (there[state_name(commit.position.step)] and there[name]):
             folder.delete(name)
             there[name] = False
     return {name: stat for name, stat in wanted.items() if not there[name]}

@@ -28,9 +28,8 @@ def evaluated_on(run: Bucket) -> str | None:
 
 def recipe_of(run: Bucket) -> Recipe | None:
     """The recipe that a run was begun with; None where there is no run."""
-    if not run.exists(RECIPE):
-        return None
-    return recipes.parse(run.read(RECIPE), f"{run.uri}/{RECIPE}")
+    content = run.find(RECIPE)
+    return None if content is None else recipes.parse(content, f"{run.uri}/{RECIPE}")
 
 
 def finished_recipe(run: Bucket) -> Recipe:

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from catdog.errors import RunError
+from catdog.storage import Stat
 
 PATIENCE = 120.0
 """Seconds of waiting for what other processes hold: room, an entry that does not grow, the folder."""
-PART, LOCK = ".part", ".lock"
+LOCK = ".lock"
+_PART = ".part"
 
 _ENTRY = re.compile(r"([0-9a-f]{8}-(\d+)-.+\.tfrecord)(\.part|\.lock)?")
 
@@ -39,6 +41,14 @@ class Entries:
                     _evict(path)
             self._make_room(0, self._sizes(), urgent=True)
 
+    def path(self, name: str, stat: Stat) -> str:
+        """Where a shard's entry lies, once it is there."""
+        return f"{self.folder}/{stat.crc32c}-{stat.size}-{name}"
+
+    def part(self, path: str) -> Path:
+        """What a fetch of an entry writes."""
+        return Path(path + _PART)
+
     def reserve(self, path: str, size: int, urgent: bool) -> BinaryIO | None:
         """A ticket to fetch an entry; None when it is there or fetched by another process, or there is no room."""
         with self._changing():
@@ -52,7 +62,7 @@ class Entries:
         """Turn what was fetched into the entry, held."""
         with self._changing():
             # No fsync: what a crash of the machine leaves is checked before it is used.
-            os.replace(path + PART, path)
+            os.replace(path + _PART, path)
             held = locked(path, fcntl.LOCK_SH)
             assert held is not None
             return held
@@ -60,7 +70,7 @@ class Entries:
     def give_up(self, path: str, ticket: BinaryIO) -> None:
         """Take away what is left of a fetch."""
         with ticket:
-            _unlink(path + PART)
+            _unlink(path + _PART)
             _unlink(path + LOCK)
 
     def discard(self, path: str, broken: BinaryIO) -> None:
@@ -71,7 +81,7 @@ class Entries:
 
     def is_moving(self, path: str) -> bool:
         """Whether an entry on its way grew within the last second."""
-        return _modified(path + PART) > time.time() - 1
+        return _modified(path + _PART) > time.time() - 1
 
     def in_use(self) -> dict[str, int]:
         """The size of each entry that is held or on its way."""

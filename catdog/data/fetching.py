@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from catdog.data import entries
-from catdog.data.entries import PART, Entries, is_linked, locked, touch
+from catdog.data.entries import Entries, is_linked, locked, touch
 from catdog.data.order import Need
 from catdog.data.room import require_room
 from catdog.data.shards import Shard
@@ -40,8 +40,7 @@ class FetchedShards:
         self._pins = pins
         self._settings = settings
         self._disk = disk
-        folder = self._disk.folder
-        self._paths = {name: f"{folder}/{pin.crc32c}-{pin.size}-{name}" for name, pin in pins.items()}
+        self._paths = {name: disk.path(name, pin) for name, pin in pins.items()}
         self._checked: set[str] = set()  # what was found whole, or fetched, at least once
         self._changed = threading.Condition()  # guards all that follows
         self._closed = False
@@ -214,7 +213,7 @@ class FetchedShards:
             self._changed.notify_all()
         path = self._paths[name]
         try:
-            self._bucket.fetch(name, self._pins[name], Path(path + PART))
+            self._bucket.fetch(name, self._pins[name], self._disk.part(path))
             return self._disk.complete(path)
         finally:
             self._disk.give_up(path, ticket)

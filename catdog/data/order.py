@@ -98,12 +98,11 @@ class Order:
 
     def needs(self, share: Share, start: int, stop: int) -> Iterator[Need]:
         """What a worker reads in the steps from `start` up to but not including `stop`, by first step; anew each epoch."""
-        starts = np.cumsum([0, *self.sizes[:-1]])
         for epoch, first, last in self._epochs(start, stop):
             found: list[Need] = []
             for stream in range(share.worker, self.streams, share.workers):
                 examples = self._stream(epoch, stream)[first * self._rows : last * self._rows]
-                shards = np.searchsorted(starts, examples, side="right") - 1
+                shards = _shards_of(self.sizes, examples)
                 steps = epoch * self.steps_per_epoch + first + np.arange(len(shards)) // self._rows
                 found += [Need(s, *_ends(steps[shards == s])) for s in np.unique(shards).tolist()]
             yield from sorted(found, key=lambda need: (need.first, need.last, need.shard))
@@ -126,7 +125,7 @@ class Order:
         """The examples of one stream in the order of one epoch."""
         shards = np.arange(stream, len(self.sizes), self.streams)
         shards = shards[permutation(len(shards), self.seed, epoch, 0, stream)]
-        starts = np.cumsum([0, *self.sizes[:-1]])
+        starts = first_examples(self.sizes)
         parts = [starts[s] + permutation(self.sizes[s], self.seed, epoch, 1, int(s)) for s in shards]
         examples = np.concatenate(parts)
         return examples if self.labels is None else self._balanced(examples, epoch, stream)
@@ -165,6 +164,11 @@ def permutation(n: int, *key: int) -> Ints:
     return np.argsort(words, kind="stable")
 
 
+def first_examples(sizes: Sequence[int]) -> Ints:
+    """Index in the split of each shard's first example."""
+    return np.cumsum([0, *sizes])[:-1]
+
+
 def rows(streams: int, global_batch: int, share: Share) -> Ints:
     """Which rows of every global batch each replica of a worker computes, int64 [replicas, b]; -1 is padding.
 
@@ -193,8 +197,8 @@ def evaluation(sizes: Sequence[int], batch: int, share: Share) -> Ints:
     Worker w reads the shards i with i mod workers = w; each example comes exactly once over all workers, and every
     worker makes the same number of steps.
     """
-    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    own = [np.arange(starts[i], starts[i + 1]) for i in range(share.worker, len(sizes), share.workers)]
+    starts = first_examples(sizes)
+    own = [np.arange(starts[i], starts[i] + sizes[i]) for i in range(share.worker, len(sizes), share.workers)]
     examples = np.concatenate([np.empty(0, np.int64), *own])
     b = max(-(-batch // (share.workers * share.replicas)), 1)
     most = max(sum(sizes[w :: share.workers]) for w in range(share.workers))
@@ -206,12 +210,16 @@ def evaluation(sizes: Sequence[int], batch: int, share: Share) -> Ints:
 def evaluation_needs(sizes: Sequence[int], batch: int, share: Share) -> Iterator[Need]:
     """What a worker reads in the steps of `evaluation`, by first step."""
     table = evaluation(sizes, batch, share)
-    starts = np.cumsum([0, *sizes[:-1]])
-    shards = np.where(table >= 0, np.searchsorted(starts, table, side="right") - 1, -1)
+    shards = np.where(table >= 0, _shards_of(sizes, table), -1)
     for shard in range(share.worker, len(sizes), share.workers):
         steps = np.nonzero((shards == shard).any(axis=(1, 2)))[0]
         if len(steps):
             yield Need(shard, *_ends(steps))
+
+
+def _shards_of(sizes: Sequence[int], examples: Ints) -> Ints:
+    """Which shard each example lies in."""
+    return np.searchsorted(first_examples(sizes), examples, side="right") - 1
 
 
 def _ends(steps: Ints) -> tuple[int, int]:

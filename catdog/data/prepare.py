@@ -274,7 +274,8 @@ def _write(name: str, pictures: list[Picture], count: int, spool: BinaryIO, buck
         file = f"{name}-{index:05d}-of-{count:05d}.tfrecord"
         with bucket.writing(file) as path:
             write_records(path, (_example(picture, spool) for picture in members))
-        written = bucket.stats([file])[file]
+        written = bucket.stat(file)
+        assert written is not None
         yield Shard(file, name, written.size, written.crc32c, "".join(str(picture.label) for picture in members))
 
 

@@ -2,12 +2,12 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from catdog.data.cache import ShardCache, ShardFiles
-from catdog.data.order import Need, class_indices
+from catdog.data.order import Need, class_indices, first_examples
 from catdog.data.shards import Shard
 from catdog.data.tfrecord import record_index
 
@@ -33,10 +33,10 @@ class Records:
         return class_indices(shard.labels for shard in self._shards)
 
     @contextlib.contextmanager
-    def reading(self, needs: Iterator[Need]) -> Iterator["Reader"]:
-        """A pass over the split that reads what it needs, step by step."""
+    def reading(self, needs: Iterable[Need] = ()) -> Iterator["Reader"]:
+        """A pass over the split that reads what it needs, step by step; without needs, what it happens to ask for."""
         try:
-            with self._cache.follow(self._shards, needs) as files:
+            with self._cache.follow(self._shards, iter(needs)) as files:
                 yield Reader(self._shards, files, self._indices)
         except Exception as error:
             self.failure = error
@@ -51,7 +51,7 @@ class Reader:
         self._shards = shards
         self._files = files
         self._indices = indices
-        self._starts = np.cumsum([0, *(shard.examples for shard in shards[:-1])])
+        self._starts = first_examples([shard.examples for shard in shards])
 
     def reach(self, step: int) -> None:
         """Tell that the pass is at a step; what follows are its reads."""

@@ -55,7 +55,7 @@ class _Predictions:
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
 
 
-def evaluate(run: Bucket, data: Bucket, split: str = "test", folder: str | None = None) -> dict[str, Any]:
+def evaluate(run: Bucket, data: Bucket, cache: Cache, split: str = "test", folder: str | None = None) -> dict[str, Any]:
     """Evaluate `model.keras` of the run; returns what metrics.json in the folder, evaluation/<split> by default, then holds.
 
     Writes plots and predictions.csv there, then metrics.json, and at the end report.html for evaluation/test.
@@ -69,11 +69,11 @@ def evaluate(run: Bucket, data: Bucket, split: str = "test", folder: str | None 
     if not any(shard.examples for shard in manifest.split(split)):
         raise CallerError(f"{data.uri}: its {split} split is empty; prepare the data set with a larger --{split}")
     shards = manifest.split(split)
-    with open_cache(data, pinned(data, shards), Cache()) as cache:
-        records = Records(shards, cache)
+    with open_cache(data, pinned(data, shards), cache) as files:
+        records = Records(shards, files)
         predictions = _predict(trained, records)
         mistakes = _mistakes(predictions, records)
-    lines = history.parse(run.read(METRICS)) if run.exists(METRICS) else []
+    lines = history.parse(run.find(METRICS) or b"")
     summary = {
         "split": split,
         **metrics.summarize(predictions.labels, predictions.probabilities),
@@ -119,7 +119,7 @@ def _mistakes(predictions: _Predictions, records: Records) -> list[Mistake]:
 
 def _features(records: Records, examples: Iterable[int], name: str) -> list[bytes]:
     """One feature, of bytes, of each example."""
-    with records.reading(iter(())) as reader:
+    with records.reading() as reader:
         return [typing.cast(bytes, example.decode(reader.read(index))[name]) for index in examples]
 
 

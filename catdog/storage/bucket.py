@@ -37,25 +37,21 @@ def nobody(count: int) -> None:
 
 @dataclass(frozen=True)
 class Bucket(ABC):
-    """The objects under one URI. Names are relative, with `/` between their parts. Make one with `open_bucket`."""
+    """The objects under one URI. Names are relative, with `/` between their parts. Make one with `open_bucket`.
+
+    Every method raises CallerError where the place or the right to it is missing, and Unavailable when a store does not
+    answer for as long as that is borne.
+    """
 
     uri: str
 
     @abstractmethod
-    def list(self, prefix: str = "") -> list[str]:
-        """Names of all whole objects that start with `prefix`, sorted."""
-
-    @abstractmethod
     def times(self, prefix: str = "") -> dict[str, float]:
-        """When each of the objects that `list` gives was written, in seconds since the epoch; no object is read."""
+        """When each whole object whose name starts with `prefix` was written, in seconds since the epoch."""
 
     @abstractmethod
-    def stats(self, names: Sequence[str]) -> dict[str, Stat]:
-        """What is known of each of the objects that are there."""
-
-    @abstractmethod
-    def exists(self, name: str) -> bool:
-        """Whether there is such an object."""
+    def stat(self, name: str) -> Stat | None:
+        """What is known of one object; None where there is none."""
 
     @abstractmethod
     def fetch(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None] = nobody) -> None:
@@ -66,10 +62,6 @@ class Bucket(ABC):
         Raises FileNotFoundError, Changed when it is of another generation, RunError when its bytes are not those that
         `stat` tells, however often they are fetched, and Unavailable.
         """
-
-    @abstractmethod
-    def read(self, name: str) -> bytes:
-        """The object's bytes; raises FileNotFoundError."""
 
     @abstractmethod
     def reading(self, name: str) -> contextlib.AbstractContextManager[Path]:
@@ -106,9 +98,29 @@ class Bucket(ABC):
     def scratch(self) -> Path:
         """A folder on this machine's disk with room for files on their way into the bucket."""
 
-    def stat(self, name: str) -> Stat | None:
-        """What is known of one object; None where there is none."""
-        return self.stats([name]).get(name)
+    def list(self, prefix: str = "") -> list[str]:
+        """Names of all whole objects that start with `prefix`, sorted."""
+        return sorted(self.times(prefix))
+
+    def stats(self, names: Sequence[str]) -> dict[str, Stat]:
+        """What is known of each of the objects that are there."""
+        return {name: stat for name in names if (stat := self.stat(name)) is not None}
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such an object."""
+        return self.stat(name) is not None
+
+    def read(self, name: str) -> bytes:
+        """The object's bytes; raises FileNotFoundError."""
+        with self.reading(name) as path:
+            return path.read_bytes()
+
+    def find(self, name: str) -> bytes | None:
+        """The object's bytes; None where there is none."""
+        try:
+            return self.read(name)
+        except FileNotFoundError:
+            return None
 
     def write(self, name: str, content: bytes) -> None:
         """Put an object in place, replacing what is there; durable when this returns."""

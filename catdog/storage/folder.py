@@ -5,7 +5,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +24,6 @@ class Folder(Bucket):
     def _root(self) -> Path:
         return Path(self.uri).expanduser()
 
-    def list(self, prefix: str = "") -> list[str]:
-        start = self._root / prefix.rpartition("/")[0]
-        names = (p.relative_to(self._root).as_posix() for p in start.rglob("*") if p.is_file())
-        return sorted(n for n in names if n.startswith(prefix) and not _hidden(n))
-
     def times(self, prefix: str = "") -> dict[str, float]:
         times: dict[str, float] = {}
         for name in self.list(prefix):
@@ -36,9 +31,9 @@ class Folder(Bucket):
                 times[name] = self.local(name).stat().st_mtime
         return times
 
-    def stats(self, names: Sequence[str]) -> dict[str, Stat]:
-        paths = {name: self.local(name) for name in names}
-        return {name: _file_stat(path) for name, path in paths.items() if path.is_file()}
+    def stat(self, name: str) -> Stat | None:
+        path = self.local(name)
+        return Stat(path.stat().st_size, crc32c(path)) if path.is_file() else None
 
     def exists(self, name: str) -> bool:
         return self.local(name).is_file()
@@ -48,9 +43,6 @@ class Folder(Bucket):
         tell(stat.size)
         if (found := crc32c(path)) != stat.crc32c:
             raise RunError(f"{self.local(name)}: crc32c {stat.crc32c} expected, {found} found")
-
-    def read(self, name: str) -> bytes:
-        return self.local(name).read_bytes()
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[Path]:
@@ -81,10 +73,11 @@ class Folder(Bucket):
             self.local(name).parent.mkdir(parents=True, exist_ok=True)
         with open(self.local(name).with_name(_LOCK), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if self.stats([name]).get(name) != expected:
+            if self.stat(name) != expected:
                 raise Changed(f"{self.local(name)}: was written by another process")
-            self.write(name, content)
-        return self.stats([name])[name]
+            with self.writing(name) as path:
+                path.write_bytes(content)
+                return Stat(len(content), crc32c(path))
 
     def delete(self, name: str) -> None:
         with self._writable():
@@ -116,10 +109,6 @@ class Folder(Bucket):
 
 def _hidden(name: str) -> bool:
     return name.rpartition("/")[2].startswith((_TEMPORARY, _LOCK))
-
-
-def _file_stat(path: Path) -> Stat:
-    return Stat(path.stat().st_size, crc32c(path))
 
 
 def _sync(path: Path) -> None:

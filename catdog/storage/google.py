@@ -56,26 +56,21 @@ class GoogleBucket(Bucket):
 
     patience: float = PATIENCE
 
-    def list(self, prefix: str = "") -> list[str]:
-        return sorted(blob.name.removeprefix(self._prefix) for blob in self._listed(prefix))
-
     def times(self, prefix: str = "") -> dict[str, float]:
         return {blob.name.removeprefix(self._prefix): blob.updated.timestamp() for blob in self._listed(prefix)}
 
+    def stat(self, name: str) -> Stat | None:
+        blob = self._blob(name)
+        try:
+            self._call("read", name, lambda: blob.reload(**_once()))
+        except FileNotFoundError:
+            return None
+        return _stat(blob)
+
     def stats(self, names: Sequence[str]) -> dict[str, Stat]:
-        if len(names) == 1:
-            blob = self._blob(names[0])
-            try:
-                self._call("read", names[0], lambda: blob.reload(**_ONCE))
-            except FileNotFoundError:
-                return {}
-            return {names[0]: _stat(blob)}
         wanted = {self._key(name): name for name in names}
         listed = self._listed(os.path.commonprefix(names))  # noqa: RUF071 (a prefix of names, not of folders)
         return {wanted[blob.name]: _stat(blob) for blob in listed if blob.name in wanted}
-
-    def exists(self, name: str) -> bool:
-        return self.stat(name) is not None
 
     def fetch(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None] = nobody) -> None:
         found = ""
@@ -90,10 +85,6 @@ class GoogleBucket(Bucket):
             f"{self.uri}/{name}: crc32c {stat.crc32c or 'unknown to the store'} expected, {found} found,"
             f" each of {FETCHES} times that it was fetched"
         )
-
-    def read(self, name: str) -> bytes:
-        with self.reading(name) as path:
-            return path.read_bytes()
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[Path]:
@@ -128,7 +119,7 @@ class GoogleBucket(Bucket):
 
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._call("delete", name, lambda: self._blob(name).delete(**_ONCE))
+            self._call("delete", name, lambda: self._blob(name).delete(**_once()))
 
     def delete_all(self, prefix: str) -> None:
         for name in self.list(f"{prefix}/"):
@@ -155,7 +146,7 @@ class GoogleBucket(Bucket):
 
     @property
     def _bucket(self) -> "storage.Bucket":
-        return _client().bucket(self.uri.removeprefix("gs://").partition("/")[0])
+        return _client(os.environ.get("STORAGE_EMULATOR_HOST")).bucket(self.uri.removeprefix("gs://").partition("/")[0])
 
     def _key(self, name: str) -> str:
         return self._prefix + name
@@ -166,7 +157,7 @@ class GoogleBucket(Bucket):
     def _listed(self, prefix: str) -> Sequence["storage.Blob"]:
         fields = "items(name,size,crc32c,generation,updated),nextPageToken"
         return self._call(
-            "list", prefix, lambda: list(self._bucket.list_blobs(prefix=self._key(prefix), fields=fields, **_ONCE))
+            "list", prefix, lambda: list(self._bucket.list_blobs(prefix=self._key(prefix), fields=fields, **_once()))
         )
 
     @contextlib.contextmanager
@@ -181,7 +172,7 @@ class GoogleBucket(Bucket):
 
     def _upload(self, name: str, path: Path, condition: dict[str, Any]) -> None:
         def attempt() -> None:
-            self._blob(name).upload_from_filename(str(path), checksum="crc32c", **_ONCE, **condition)
+            self._blob(name).upload_from_filename(str(path), checksum="crc32c", **_once(), **condition)
 
         self._call("write", name, attempt)
 
@@ -210,7 +201,7 @@ class GoogleBucket(Bucket):
                         raw_download=True,
                         checksum=None,
                         if_generation_match=stat.generation or None,
-                        **_ONCE,
+                        **_once(),
                     )
                 finally:
                     at += sink.written
@@ -282,7 +273,6 @@ class _Sink:
         return len(block)
 
 
-_ONCE: dict[str, Any] = {"timeout": TIMEOUT, "retry": None}
 _LOG_IN = "run `gcloud auth application-default login`, or let GOOGLE_APPLICATION_CREDENTIALS name a key file"
 _PERMISSIONS = {
     "read": "storage.objects.get and storage.objects.list (roles/storage.objectViewer)",
@@ -292,9 +282,14 @@ _PERMISSIONS = {
 }
 
 
+def _once() -> dict[str, Any]:
+    """What makes the client send a request once."""
+    return {"timeout": TIMEOUT, "retry": None}
+
+
 @functools.cache
-def _client() -> "storage.Client":
-    """The client of this process, which all threads share."""
+def _client(emulator: str | None) -> "storage.Client":
+    """The client of this process, which all threads share; it finds the emulator in the environment by itself."""
     from google.auth.exceptions import DefaultCredentialsError
     from google.cloud import storage
 

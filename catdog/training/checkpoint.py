@@ -46,13 +46,18 @@ class Commit:
     """What makes a checkpoint valid."""
 
     position: Position
-    files: dict[str, Stat]
-    """Size and crc32c of each of its files, by their names in the run."""
+    state: Stat
+    """Size and crc32c of its state."""
 
 
 def commit_name(step: int) -> str:
     """The object that a checkpoint is valid with."""
     return f"{_folder(step)}/{COMMIT}"
+
+
+def state_name(step: int) -> str:
+    """The object that holds a checkpoint's arrays."""
+    return f"{_folder(step)}/{STATE}"
 
 
 def committed(names: Iterable[str]) -> list[int]:
@@ -66,8 +71,8 @@ def read_commit(run: Bucket, step: int) -> Commit:
     content = run.read(name)
     try:
         commit = json.loads(content)
-        files = {f"{_folder(step)}/{file['name']}": Stat(file["size"], file["crc32c"]) for file in commit["files"]}
-        return Commit(Position(**commit["position"]), files)
+        (state,) = (file for file in commit["files"] if file["name"] == STATE)
+        return Commit(Position(**commit["position"]), Stat(state["size"], state["crc32c"]))
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{run.uri}/{name}: is not the commit of a checkpoint: {error!r}") from None
 
@@ -151,16 +156,14 @@ class Checkpoints:
 
     def restore(self, step: int) -> tuple[Position, Arrays]:
         """A committed checkpoint, each file checked; raises RunError that names a file which is not what was committed."""
-        name = f"{_folder(step)}/{STATE}"
-        commit = read_commit(self._run, step)
-        expected = commit.files[name]
+        name, commit = state_name(step), read_commit(self._run, step)
         try:
             with self._run.reading(name) as path:
-                require_committed(f"{self._run.uri}/{name}", Stat(path.stat().st_size, crc32c(path)), expected)
+                require_committed(f"{self._run.uri}/{name}", Stat(path.stat().st_size, crc32c(path)), commit.state)
                 with np.load(path, allow_pickle=False) as stored:
                     return commit.position, {name: stored[name] for name in stored.files}
         except FileNotFoundError:
-            require_committed(f"{self._run.uri}/{name}", None, expected)
+            require_committed(f"{self._run.uri}/{name}", None, commit.state)
             raise
 
     def position(self, step: int) -> Position:
@@ -185,7 +188,7 @@ class Checkpoints:
                     return
                 snapshot = self._waiting[min(self._waiting)]
             try:
-                self._write(snapshot.position, snapshot.arrays, snapshot.beside)
+                self._write(snapshot)
             except Exception as error:
                 self._error = error
             with self._changed:
@@ -196,17 +199,17 @@ class Checkpoints:
                     self._waiting.clear()
                 self._changed.notify_all()
 
-    def _write(self, position: Position, arrays: Arrays, beside: dict[str, bytes]) -> None:
-        for name, content in beside.items():
+    def _write(self, snapshot: _Snapshot) -> None:
+        for name, content in snapshot.beside.items():
             self._run.write(name, content)
-        folder = _folder(position.step)
-        if position.step in self.steps():
+        step = snapshot.position.step
+        if step in self.steps():
             return  # what is committed is never written again: a validation that has come to it since can be repeated
-        with self._run.writing(f"{folder}/{STATE}") as path:
-            np.savez(path, allow_pickle=False, **arrays)
+        with self._run.writing(state_name(step)) as path:
+            np.savez(path, allow_pickle=False, **snapshot.arrays)
             files = [{"name": STATE, "size": path.stat().st_size, "crc32c": crc32c(path)}]
         self._allowed()
-        self._run.swap(commit_name(position.step), _json({"position": asdict(position), "files": files}), None)
+        self._run.swap(commit_name(step), _json({"position": asdict(snapshot.position), "files": files}), None)
         self._retain()
 
     def _retain(self) -> None:

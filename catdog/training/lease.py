@@ -61,7 +61,7 @@ class Lease:
     def _keep(self) -> None:
         renewals = 0
         while not self._ended.wait(SECONDS / 3):
-            renewals += 1
+            renewals += 1  # a folder numbers no generations: only other bytes show that the lease was renewed
             began = time.monotonic()
             try:
                 self._stat = self._run.swap(LEASE, _content(self._me | {"renewals": renewals}), self._stat)
@@ -98,21 +98,25 @@ def held(run: Bucket, age: float) -> bool:
 
 
 def _acquire(run: Bucket, content: bytes, say: Callable[[str], None]) -> Stat:
-    first, began = run.stat(LEASE), time.monotonic()
-    seen = first
-    while seen is not None and not _free(holder := _holder(run)):
-        if seen != first:
-            raise CallerError(f"{run.uri}: is being trained by {_name(holder)}; stop that, or use another --run")
-        if time.monotonic() - began > SECONDS:
-            break
-        if time.monotonic() - began < 1:
-            say(f"waiting up to {SECONDS:.0f} s: {_name(holder)} may still be training this run")
-        time.sleep(SECONDS / 30)
-        seen = run.stat(LEASE)
+    seen = run.stat(LEASE)
+    if seen is not None and not _free(holder := _holder(run)):
+        say(f"waiting up to {SECONDS:.0f} s: {_name(holder)} may still be training this run")
+        seen = _waited_for(run, seen)
     try:
         return run.swap(LEASE, content, seen)
     except Changed:
         raise CallerError(f"{run.uri}: {_name(_holder(run))} has begun to train it just now") from None
+
+
+def _waited_for(run: Bucket, seen: Stat) -> Stat | None:
+    """The lease once it has run out or is free; raises CallerError as soon as it is renewed."""
+    began, now = time.monotonic(), run.stat(LEASE)
+    while now == seen and time.monotonic() - began < SECONDS:
+        time.sleep(SECONDS / 30)
+        now = run.stat(LEASE)
+    if now != seen and now is not None and not _free(holder := _holder(run)):
+        raise CallerError(f"{run.uri}: is being trained by {_name(holder)}; stop that, or use another --run")
+    return now
 
 
 def _free(holder: dict[str, Any]) -> bool:

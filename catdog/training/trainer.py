@@ -72,7 +72,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
         finally:
             checkpoints.close()
         _export(job, best)
-        return evaluate(run, data, "test")
+        return evaluate(run, data, recipe.cache)
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def _start(job: _Job) -> Position:
 
 
 def _lines_so_far(run: Bucket, position: Position) -> list[dict[str, Any]]:
-    return kept_lines(run.read(METRICS), position.step, position.validated) if run.exists(METRICS) else []
+    return kept_lines(run.find(METRICS) or b"", position.step, position.validated)
 
 
 def _require_finite(metrics: dict[str, float], step: int) -> None:

@@ -29,7 +29,7 @@ from catdog.data.records import Records
 from catdog.data.shards import Shard, load_manifest, pinned
 from catdog.data.tfrecord import write_records
 from catdog.recipe import Cache, Data, Recipe
-from catdog.storage import Bucket, Folder, crc32c, google, open_bucket
+from catdog.storage import Bucket, Folder, crc32c, open_bucket
 from tests.fake_store import FakeStore
 
 SHARDS, STREAMS, BATCH = 32, 16, 64
@@ -165,7 +165,6 @@ def serving(folder: str, rate: float | None = None) -> Iterator[None]:
     server = multiprocessing.get_context("spawn").Process(target=serve, args=(folder, rate, theirs))
     server.start()
     os.environ["STORAGE_EMULATOR_HOST"] = ours.recv()
-    google._client.cache_clear()
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ import pytest
 from catdog.data.prepare import prepare
 from catdog.data.shards import load_manifest
 from catdog.data.verify import verify
-from catdog.storage import Bucket, Unavailable, google, open_bucket
+from catdog.storage import Bucket, Unavailable, open_bucket
 
 PROGRAM = [sys.executable, "-m", "infra.bucket"]
 ROOT = Path(__file__).parents[2]
@@ -53,9 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("emulator") / "folder")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", server.host)
-        google._client.cache_clear()
         yield server
-    google._client.cache_clear()
     server.stop(signal.SIGTERM)
 
 

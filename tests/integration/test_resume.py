@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from catdog.pull import pull
 from catdog.storage import Bucket, Folder
 from catdog.training.checkpoint import Checkpoints
 from tests.integration.processes import STEPS, Process, assert_same, lines, past
@@ -89,3 +90,13 @@ def test_the_newest_checkpoints_and_what_was_best_at_each_are_kept(undisturbed: 
     steps = Checkpoints(undisturbed, keep=2).steps()
     assert steps == sorted({39, 40, *best.values()})
     assert np.isfinite(list(losses.values())).all()
+
+
+def test_a_pulled_run_goes_on_from_its_checkpoint_and_ends_the_same(
+    small_recipe: Path, undisturbed: Bucket, tmp_path: Path
+) -> None:
+    folder = Folder(str(tmp_path / "pulled"))
+    pull(undisturbed, folder, str(STEPS - 1))
+    log = Process(small_recipe, folder).finish()
+    assert f"going on from step {STEPS - 1} of {STEPS}" in log
+    assert_same(folder, undisturbed)

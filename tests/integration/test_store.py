@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from catdog.data.shards import Shard, pinned
 from catdog.data.tfrecord import write_records
 from catdog.errors import CallerError, RunError
 from catdog.recipe import Cache, Recipe
-from catdog.storage import Bucket, crc32c, google, open_bucket
+from catdog.storage import Bucket, crc32c, open_bucket
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.trainer import train
 from tests.fake_store import FakeStore, Fault
@@ -26,16 +25,11 @@ from tests.integration.processes import Process, assert_same, past
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch, small_data: Bucket) -> Iterator[FakeStore]:
-    """A store with the small data set in it, for this process and those that it starts."""
-    with FakeStore() as store:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.host)
-        monkeypatch.setitem(google._ONCE, "timeout", (1.0, 2.0))
-        google._client.cache_clear()
-        for name in small_data.list():
-            store.put("bucket", f"data/{name}", small_data.read(name))
-        yield store
-    google._client.cache_clear()
+def store(store: FakeStore, small_data: Bucket) -> FakeStore:
+    """With the small data set in it."""
+    for name in small_data.list():
+        store.put("bucket", f"data/{name}", small_data.read(name))
+    return store
 
 
 @pytest.fixture

@@ -177,14 +177,14 @@ def test_a_worker_reads_its_own_shards_only_and_none_before_it_needs_them(paths)
 
 def test_many_shards_leave_no_file_open(records):
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else pytest.skip("no /proc")
-    with records.reading(iter(())) as reader:
+    with records.reading() as reader:
         assert all(reader.read(example) for example in range(sum(SIZES)))
         assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_records_are_those_that_tensorflow_reads(paths, records):
     written = list(tf.data.TFRecordDataset([str(path) for path in paths]).as_numpy_iterator())
-    with records.reading(iter(())) as reader:
+    with records.reading() as reader:
         assert [reader.read(example) for example in range(sum(SIZES))] == written
 
 
@@ -275,5 +275,5 @@ def test_a_shard_that_is_broken_or_holds_too_little_is_an_error_that_names_the_f
     path.write_bytes(paths[0].read_bytes()[:kept])
     with open_cache(open_bucket(str(tmp_path)), {}, Cache()) as cache:
         records = Records([Shard(path.name, "train", 0, "00000000", "0" * (SIZES[0] + (kept is None)))], cache)
-        with records.reading(iter(())) as reader, pytest.raises(ValueError, match=r"cut\.tfrecord"):
+        with records.reading() as reader, pytest.raises(ValueError, match=r"cut\.tfrecord"):
             reader.read(0)
