@@ -1,36 +1,30 @@
 """The `catdog` command: parse, call, print."""
 
 import contextlib
-import difflib
 import errno
 import io
-import itertools
-import json
 import math
 import os
-import re
 import sys
-import time
 import typing
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from catdog import recipe as recipes
-from catdog.data.shards import CLASSES, SKIPPED, SPLITS, Manifest, load_manifest
+from catdog.arguments import complaint, hint, recipe_help, split_words
+from catdog.data.shards import CLASSES, SKIPPED, load_manifest
 from catdog.errors import CallerError, RunError
+from catdog.printing import as_json, print_evaluation, print_manifest, print_pulled, print_runs, shown
 from catdog.recipe import Cache, Recipe
 from catdog.run import REPORT, evaluated_on, evaluation, finished_recipe
 from catdog.storage import Folder, open_bucket
 
 if TYPE_CHECKING:
-    from catdog.evaluation.predict import Prediction
-    from catdog.pull import Pulled
-    from catdog.runs import Summary
+    pass
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -90,7 +84,7 @@ class Prepare:
             overwrite=self.overwrite,
             reuse=self.reuse,
         )
-        _print_manifest(prepared.manifest)
+        print_manifest(prepared.manifest)
         if prepared.skipped:
             print(f"{prepared.skipped} files left out, each with its reason in {bucket.uri}/{SKIPPED}")
         before = (
@@ -117,7 +111,7 @@ class Verify:
 
         manifest, faults = verify(open_bucket(self.data_uri))
         if manifest is not None:
-            _print_manifest(manifest)
+            print_manifest(manifest)
         for fault in faults:
             print(fault)
         count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
@@ -154,7 +148,7 @@ class Train:
         except Stopped as stopped:
             print(f"catdog: {stopped}; the same command goes on from there", file=sys.stderr)
             return 128 + stopped.number
-        _print_evaluation(metrics)
+        print_evaluation(metrics)
         print(f"report {recipe.run.uri}/{REPORT}")
         return DONE
 
@@ -184,7 +178,7 @@ class Evaluate:
         _import_tensorflow()
         from catdog.evaluation.evaluate import evaluate
 
-        _print_evaluation(evaluate(run, data, Cache(), self.split, folder))
+        print_evaluation(evaluate(run, data, Cache(), self.split, folder))
         print(f"written to {run.uri}/{folder}")
         return DONE
 
@@ -215,11 +209,11 @@ class Predict:
         for prediction in predict(run, self.images):
             failed |= prediction.error is not None
             if self.json:
-                print(_as_json(prediction), flush=True)
+                print(as_json(prediction), flush=True)
             elif prediction.error is not None:
-                print(f"catdog: {_shown(prediction.path)}: {prediction.error}", file=sys.stderr)
+                print(f"catdog: {shown(prediction.path)}: {prediction.error}", file=sys.stderr)
             else:
-                print(f"{_shown(prediction.path)}\t{prediction.predicted}\t{prediction.probability:.4f}", flush=True)
+                print(f"{shown(prediction.path)}\t{prediction.predicted}\t{prediction.probability:.4f}", flush=True)
         return FAILED if failed else DONE
 
 
@@ -239,7 +233,7 @@ class Runs:
         bucket = open_bucket(self.bucket_uri)
         runs = find_runs(bucket)
         if runs:
-            _print_runs(runs)
+            print_runs(runs)
         else:
             print(f"{bucket.uri}: there is no run here")
         for run in runs:
@@ -270,7 +264,7 @@ class Pull:
         run, folder = open_bucket(self.run), open_bucket(self.folder)
         if not isinstance(folder, Folder):
             raise CallerError(f"{self.folder}: FOLDER must be a path on this machine")
-        _print_pulled(pull(run, folder, self.which))
+        print_pulled(pull(run, folder, self.which))
         print(f"run {folder.uri}")
         return DONE
 
@@ -316,11 +310,13 @@ def parse(arguments: list[str]) -> Command:
     """The command that is asked for; raises CallerError, or SystemExit(0) once help has been printed."""
     name = arguments[0] if arguments else "--help"
     if name not in (*COMMANDS, "-h", "--help"):
-        raise CallerError(f"{name!r} is not a command: {_hint(name, list(COMMANDS))}")
-    words, settings = _split(name, arguments[1:]) if name in COMMANDS else ([], [])
-    complaint = io.StringIO()
+        raise CallerError(f"{name!r} is not a command: {hint(name, list(COMMANDS))}")
+    words, settings = arguments[1:], []
+    if name in COMMANDS:
+        words, settings = split_words(name, COMMANDS[name], words, settings_too=COMMANDS[name] is Train)
+    box = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(box):
             command: Command = tyro.cli(
                 Command,
                 prog="catdog",
@@ -330,86 +326,13 @@ def parse(arguments: list[str]) -> Command:
             )
     except SystemExit as stop:
         if stop.code:
-            raise CallerError(_message(name, complaint.getvalue())) from None
+            raise CallerError(complaint(name, box.getvalue())) from None
         if name == "train":
-            print(_recipe_help())
+            print(recipe_help())
         raise
     if isinstance(command, Train):
         command.settings = settings
     return command
-
-
-def _split(name: str, words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """A command's own words, and the settings of a recipe (`--section.field value`) that stand among them."""
-    options = [f"--{option.name}" for option in fields(COMMANDS[name]) if option.init and _has_default(option)]
-    own: list[str] = []
-    settings: list[tuple[str, str]] = []
-    rest = iter(words)
-    for word in rest:
-        option, equals, value = word.partition("=")
-        if word == "--":
-            own += [word, *rest]
-        elif not re.match("--|-[a-zA-Z]", word) or option in (*options, "-h", "--help"):
-            own.append(word)
-        elif COMMANDS[name] is not Train or ("." not in option and (option[1] != "-" or _near(option, options))):
-            raise CallerError(f"{name} has no option {option}: {_hint(option, options)}; see catdog {name} --help")
-        else:
-            text = value if equals else next(rest, None)
-            if text is None or (not equals and text.startswith("--")):
-                raise CallerError(f"{name}: {option} lacks its value")
-            settings.append((option.removeprefix("--"), text))
-    return own, settings
-
-
-def _has_default(option: Any) -> bool:
-    return option.default is not MISSING or option.default_factory is not MISSING
-
-
-def _message(name: str, box: str) -> str:
-    """What the parser complains of in its frame, which it draws with or without Unicode, as one line."""
-    lines = [line.strip("│").rstrip() for line in box.splitlines()]
-    title = next((number for number, line in enumerate(lines) if re.search(r"\w", line)), 0)
-    inside = itertools.dropwhile(lambda line: not re.search(r"\w", line), lines[title + 1 :])
-    body = list(itertools.takewhile(lambda line: not re.fullmatch(r"\s*[-─╰╯]+", line), inside))
-    text = " ".join(" ".join(body).split())
-    if text.startswith("Missing from"):
-        deeper = f" {{{body[0].index('M') + 4}}}"  # where a missing argument's name stands; its meaning is deeper still
-        lacking = [line.strip() for line in body if re.match(rf"{deeper}\S", line)]
-        meaning = text.partition(lacking[0])[2].removesuffix("(required)").strip(" .")
-        return f"{name} lacks {' and '.join(lacking)}{f': {meaning}' if len(lacking) == 1 else ''}; see catdog {name} --help"
-    if match := re.match(r"Missing value for argument '(.+?)'", text):
-        return f"{name}: {match[1]} lacks its value"
-    if match := re.match(
-        r"Error parsing (\S+): (invalid literal for int|could not convert string to float).*: ('.*')", text
-    ):
-        return f"{name}: {match[1]} {match[3]}: must be a {'whole ' if 'int' in match[2] else ''}number"
-    if match := re.match(r"invalid choice ('.*?') for argument '(.+?)'\. Expected one of \((.*?)\)", text):
-        return f"{name}: {match[2]} {match[1]}: must be one of {match[3].replace(chr(39), '')}"
-    if match := re.match(r"Unrecognized options: (\S+)", text):
-        return f"{name} does not take {match[1]!r}; see catdog {name} --help"
-    return f"{name}: {text or 'these arguments are not understood'}; see catdog {name} --help"
-
-
-def _recipe_help() -> str:
-    """Every field of a recipe with its default and meaning, as tyro sets it out."""
-    page = io.StringIO()
-    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
-        tyro.cli(Recipe, args=["--help"], use_underscores=True, config=(tyro.conf.FlagConversionOff,))
-    lines = [line.rstrip() for line in page.getvalue().splitlines()]
-    first = next(number for number, line in enumerate(lines) if "data options" in line)
-    return "\n".join(["Fields of a recipe, with their defaults:", "", *lines[first:]])
-
-
-def _near(word: str, known: list[str]) -> str:
-    """The known word that is most like this one, or an empty text."""
-    return next(iter(difflib.get_close_matches(word, known, 1)), "")
-
-
-def _hint(word: str, known: list[str]) -> str:
-    near = _near(word, known)
-    if near:
-        return f"did you mean {near}?"
-    return f"there are {', '.join(known)}" if known else "it takes none"
 
 
 def _class_and_part(text: str) -> tuple[str, float]:
@@ -429,74 +352,6 @@ def _check_places(recipe: Recipe) -> None:
         raise CallerError("run.uri is empty: name the run's folder with --run")
     open_bucket(recipe.run.uri)
     load_manifest(open_bucket(recipe.data.uri))
-
-
-def _print_manifest(manifest: Manifest) -> None:
-    for split in SPLITS:
-        counts = manifest.per_class(split)
-        classes = ", ".join(f"{count} {name}" for name, count in counts.items())
-        print(f"{split:<5} {sum(counts.values()):>7} examples ({classes}) in {len(manifest.split(split))} shards")
-
-
-def _print_evaluation(metrics: dict[str, Any]) -> None:
-    low, high = metrics["accuracy_interval"]
-    count, split = metrics["examples"], metrics["split"]
-    print(f"{split} accuracy {metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {count} examples)")
-    print(f"log loss {metrics['log_loss']:.4f}")
-
-
-def _shown(path: Path) -> str:
-    """A file's name as text; bytes that are no UTF-8 stand in it as `\\xff`, as in skipped.csv."""
-    return os.fsencode(path).decode(errors="backslashreplace")
-
-
-def _print_runs(runs: Sequence["Summary"]) -> None:
-    """A table; where stdout is no terminal each run keeps to one line, however long."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("run", box=None, pad_edge=False)
-    table.add_column("state", no_wrap=True)
-    for title in ("step", "val loss", "val accuracy", "test accuracy", "age"):
-        table.add_column(title, justify="right", no_wrap=True)
-    now = time.time()
-    for run in runs:
-        loss, accuracy = (run.best.val_loss, run.best.val_accuracy) if run.best else (None, None)
-        figures = ["-" if x is None else f"{x:.4f}" for x in (loss, accuracy, run.test_accuracy)]
-        step = "-" if run.step is None else str(run.step)
-        cells = [run.name, run.state, step, *figures, _ago(now - run.changed)]
-        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 10_000
-    console.print(table)
-
-
-def _print_pulled(pulled: "Pulled") -> None:
-    from rich.filesize import decimal
-
-    brought = pulled.files - pulled.there
-    best = f", and of step {pulled.best}, the best by then" if pulled.best not in (None, pulled.step) else ""
-    print(f"brought {brought} files, {decimal(pulled.size)}; {pulled.there} of {pulled.files} files were there already")
-    print(f"checkpoint of step {pulled.step}{best}")
-    if pulled.newest > pulled.step:
-        print(f"training would go on from step {pulled.newest}, which was there already")
-
-
-def _ago(seconds: float) -> str:
-    """How long something is past, in its largest unit."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit}"
-    return f"{max(0, int(seconds))} s"
-
-
-def _as_json(prediction: "Prediction") -> str:
-    path = {"path": str(prediction.path)}
-    if prediction.error is not None:
-        return json.dumps(path | {"error": prediction.error})
-    return json.dumps(path | {"class": prediction.predicted, "probability": prediction.probability})
 
 
 def _import_tensorflow() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from small_runs import begin, finish, train
 
-from catdog import cli
+from catdog import cli, printing
 from catdog.runs import Summary, by_run, find_runs
 from catdog.storage import Bucket, Folder, open_bucket
 from catdog.training import lease
@@ -246,7 +246,7 @@ def test_a_bucket_that_is_not_there_is_a_mistake(store: FakeStore, capsys: pytes
     ],
 )
 def test_an_age_is_told_in_its_largest_unit(seconds: float, text: str) -> None:
-    assert cli._ago(seconds) == text
+    assert printing._ago(seconds) == text
 
 
 def test_neither_command_waits_for_tensorflow(tmp_path: Path) -> None:

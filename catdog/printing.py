@@ -1,0 +1,87 @@
+"""What the commands print."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from catdog.data.shards import SPLITS, Manifest
+
+if TYPE_CHECKING:
+    from catdog.evaluation.predict import Prediction
+    from catdog.pull import Pulled
+    from catdog.runs import Summary
+
+
+def print_manifest(manifest: Manifest) -> None:
+    """A line a split."""
+    for split in SPLITS:
+        counts = manifest.per_class(split)
+        classes = ", ".join(f"{count} {name}" for name, count in counts.items())
+        print(f"{split:<5} {sum(counts.values()):>7} examples ({classes}) in {len(manifest.split(split))} shards")
+
+
+def print_evaluation(metrics: dict[str, Any]) -> None:
+    """Accuracy with its interval, and log loss, of what evaluation/<split>/metrics.json holds."""
+    low, high = metrics["accuracy_interval"]
+    count, split = metrics["examples"], metrics["split"]
+    print(f"{split} accuracy {metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {count} examples)")
+    print(f"log loss {metrics['log_loss']:.4f}")
+
+
+def shown(path: Path) -> str:
+    """A file's name as text; bytes that are no UTF-8 stand in it as `\\xff`, as in skipped.csv."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def print_runs(runs: Sequence["Summary"]) -> None:
+    """A table; where stdout is no terminal each run keeps to one line, however long."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("run", box=None, pad_edge=False)
+    table.add_column("state", no_wrap=True)
+    for title in ("step", "val loss", "val accuracy", "test accuracy", "age"):
+        table.add_column(title, justify="right", no_wrap=True)
+    now = time.time()
+    for run in runs:
+        loss, accuracy = (run.best.val_loss, run.best.val_accuracy) if run.best else (None, None)
+        figures = ["-" if x is None else f"{x:.4f}" for x in (loss, accuracy, run.test_accuracy)]
+        step = "-" if run.step is None else str(run.step)
+        cells = [run.name, run.state, step, *figures, _ago(now - run.changed)]
+        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
+
+
+def print_pulled(pulled: "Pulled") -> None:
+    """What was brought and what was there already."""
+    from rich.filesize import decimal
+
+    brought = pulled.files - pulled.there
+    best = f", and of step {pulled.best}, the best by then" if pulled.best not in (None, pulled.step) else ""
+    print(f"brought {brought} files, {decimal(pulled.size)}; {pulled.there} of {pulled.files} files were there already")
+    print(f"checkpoint of step {pulled.step}{best}")
+    if pulled.newest > pulled.step:
+        print(f"training would go on from step {pulled.newest}, which was there already")
+
+
+def _ago(seconds: float) -> str:
+    """How long something is past, in its largest unit."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+def as_json(prediction: "Prediction") -> str:
+    """One JSON object on one line."""
+    path = {"path": str(prediction.path)}
+    if prediction.error is not None:
+        return json.dumps(path | {"error": prediction.error})
+    return json.dumps(path | {"class": prediction.predicted, "probability": prediction.probability})
