@@ -311,7 +311,8 @@ def parse(arguments: list[str]) -> Command:
     name = arguments[0] if arguments else "--help"
     if name not in (*COMMANDS, "-h", "--help"):
         raise CallerError(f"{name!r} is not a command: {hint(name, list(COMMANDS))}")
-    words, settings = arguments[1:], []
+    words = arguments[1:]
+    settings: list[tuple[str, str]] = []
     if name in COMMANDS:
         words, settings = split_words(name, COMMANDS[name], words, settings_too=COMMANDS[name] is Train)
     box = io.StringIO()
