@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,11 +26,14 @@ class Folder(Bucket):
         return Path(self.uri).expanduser()
 
     def times(self, prefix: str = "") -> dict[str, float]:
-        times: dict[str, float] = {}
-        for name in self.list(prefix):
-            with contextlib.suppress(FileNotFoundError):  # it may have been deleted since
-                times[name] = self.local(name).stat().st_mtime
-        return times
+        found: dict[str, float] = {}
+        for path in (self._root / prefix.rpartition("/")[0]).rglob("*"):
+            name = path.relative_to(self._root).as_posix()
+            if name.startswith(prefix) and not _hidden(name):
+                with contextlib.suppress(FileNotFoundError):  # it may go while the others are looked at
+                    if stat.S_ISREG((status := path.stat()).st_mode):
+                        found[name] = status.st_mtime
+        return found
 
     def stat(self, name: str) -> Stat | None:
         path = self.local(name)

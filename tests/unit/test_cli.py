@@ -83,7 +83,7 @@ def mistake(arguments: list[str | Path], capsys: pytest.CaptureFixture[str]) -> 
         (["qqq"], "'qqq' is not a command: there are prepare, verify, train, evaluate, predict"),
         (["--verbose"], "'--verbose' is not a command"),
         (["prepare"], "prepare lacks SOURCE and DATA_URI"),
-        (["prepare", "drawn"], "prepare lacks DATA_URI: Folder to write the data set to"),
+        (["prepare", "drawn"], "prepare lacks DATA_URI: Where the data set is written"),
         (["prepare", "drawn", "x", "--sidee", "5"], "prepare has no option --sidee: did you mean --side?"),
         (["prepare", "--sidee", "5", "drawn", "x"], "prepare has no option --sidee: did you mean --side?"),
         (["prepare", "drawn", "x", "--side", "big"], "prepare: --side 'big': must be a whole number"),
@@ -137,7 +137,7 @@ def test_a_message_does_not_depend_on_what_the_terminal_can_show(encoding):
         env=os.environ | {"PYTHONIOENCODING": encoding},
     )
     assert done.returncode == 2
-    told = "catdog: error: prepare lacks DATA_URI: Folder to write the data set to; see catdog prepare --help\n"
+    told = "catdog: error: prepare lacks DATA_URI: Where the data set is written; see catdog prepare --help\n"
     assert done.stderr == told
 
 
