@@ -14,6 +14,7 @@ from catdog.data import example as examples
 from catdog.data import order as orders
 from catdog.data.augment import CROP_AREA, CROP_ASPECT, CROP_X, CROP_Y, DRAWS, MIXUP, draws
 from catdog.data.order import WHOLE, Order, Share
+from catdog.data.processes import cores
 from catdog.data.records import Reader, Records
 from catdog.recipe import Recipe
 
@@ -166,6 +167,7 @@ def _dataset(
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     # Python hands over whole batches; cutting them up again lets every core decode single pictures.
     dataset = tf.data.Dataset.from_generator(elements, output_signature=signature).prefetch(2).unbatch()
-    dataset = dataset.map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
+    # Not AUTOTUNE: beside threads that fetch shards it often settled on one core of two, for the whole of an epoch.
+    dataset = dataset.map(decoded, num_parallel_calls=cores())
     dataset = dataset.batch(rows, drop_remainder=True).apply(tf.data.experimental.assert_cardinality(count))
     return dataset.prefetch(2).with_options(options)
