@@ -171,14 +171,14 @@ class Evaluate:
         run = open_bucket(self.run)
         recipe = finished_recipe(run)
         data = open_bucket(self.data if self.data is not None else recipe.data.uri)
-        digest = load_manifest(data).digest
+        manifest = load_manifest(data)
         own = evaluated_on(run)
-        is_own = digest == own if own is not None else self.data is None
-        folder = evaluation(self.split, other="" if is_own else digest)
+        is_own = manifest.digest == own if own is not None else self.data is None
+        folder = evaluation(self.split, other="" if is_own else manifest.digest)
         _import_tensorflow()
         from catdog.evaluation.evaluate import evaluate
 
-        print_evaluation(evaluate(run, data, Cache(), self.split, folder))
+        print_evaluation(evaluate(run, data, manifest, Cache(), self.split, folder))
         print(f"written to {run.uri}/{folder}")
         return DONE
 

@@ -26,6 +26,8 @@ _POLL = 0.05
 """Seconds between two looks at what other processes do."""
 _REST = 0.25
 """Seconds without prefetches after one that found no room."""
+_REST_AFTER_FAILURE = 5.0
+"""Seconds without prefetches after one that failed."""
 
 
 class FetchedShards:
@@ -135,7 +137,7 @@ class FetchedShards:
             try:
                 self._done(name, self._bring(name, urgent))
             except BaseException as error:
-                self._fail(name, error)
+                self._fail(name, error, urgent)
 
     def _next_job(self) -> tuple[str, bool] | None:
         """A shard to bring and whether it is needed now; None at the end."""
@@ -171,12 +173,15 @@ class FetchedShards:
                 self._held[name] = held
             self._settle()
 
-    def _fail(self, name: str, error: BaseException) -> None:
-        """Keep what was raised for whoever opens the shard."""
+    def _fail(self, name: str, error: BaseException, urgent: bool) -> None:
+        """Keep what was raised for whoever opens the shard; what was wanted later only is tried again when it is needed."""
         with self._changed:
             self._busy.discard(name)
             self._fetching.discard(name)
-            self._failed[name] = error
+            if urgent:
+                self._failed[name] = error
+            else:
+                self._rest_until = time.monotonic() + _REST_AFTER_FAILURE
             self._changed.notify_all()
 
     def _bring(self, name: str, urgent: bool) -> BinaryIO | None:

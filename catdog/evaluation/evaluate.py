@@ -20,7 +20,7 @@ from catdog.data import example
 from catdog.data.cache import open_cache
 from catdog.data.pipeline import evaluation_dataset, surfaced
 from catdog.data.records import Records
-from catdog.data.shards import CLASSES, SPLITS, Manifest, load_manifest, pinned
+from catdog.data.shards import CLASSES, SPLITS, Manifest, pinned
 from catdog.errors import CallerError
 from catdog.evaluation import history, metrics, plots, report
 from catdog.evaluation.plots import Mistake
@@ -55,7 +55,14 @@ class _Predictions:
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
 
 
-def evaluate(run: Bucket, data: Bucket, cache: Cache, split: str = "test", folder: str | None = None) -> dict[str, Any]:
+def evaluate(
+    run: Bucket,
+    data: Bucket,
+    manifest: Manifest,
+    cache: Cache,
+    split: str = "test",
+    folder: str | None = None,
+) -> dict[str, Any]:
     """Evaluate `model.keras` of the run; returns what metrics.json in the folder, evaluation/<split> by default, then holds.
 
     Writes plots and predictions.csv there, then metrics.json, and at the end report.html for evaluation/test.
@@ -65,7 +72,6 @@ def evaluate(run: Bucket, data: Bucket, cache: Cache, split: str = "test", folde
     if split not in SPLITS:
         raise CallerError(f"split = {split!r}: must be one of {', '.join(SPLITS)}")
     trained = load_trained(run)
-    manifest = load_manifest(data)
     if not any(shard.examples for shard in manifest.split(split)):
         raise CallerError(f"{data.uri}: its {split} split is empty; prepare the data set with a larger --{split}")
     shards = manifest.split(split)

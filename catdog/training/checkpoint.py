@@ -62,7 +62,7 @@ def state_name(step: int) -> str:
 
 def committed(names: Iterable[str]) -> list[int]:
     """Steps of the committed checkpoints among the names of a run's objects, ascending."""
-    return sorted(step for step, files in _files(names).items() if COMMIT in files)
+    return sorted(step for step, files in _files(names).items() if {COMMIT, STATE} <= {*files})
 
 
 def read_commit(run: Bucket, step: int) -> Commit:
@@ -102,7 +102,7 @@ class Checkpoints:
     A checkpoint is a folder with the state, and is valid only with its COMMITTED.json, written last, which names each
     file's size and crc32c. The newest `keep` stay, and what was the best one when each of them was taken; an older one
     goes only after a newer is committed.
-    `allowed` is called before each commit, and raises when another process has the run.
+    `allowed` is called before each commit and before anything is deleted, and raises when another process has the run.
     """
 
     def __init__(self, run: Bucket, keep: int, allowed: Callable[[], None] = lambda: None) -> None:
@@ -173,9 +173,9 @@ class Checkpoints:
     def sweep(self) -> None:
         """Remove what killed saves left behind: everything without a commit."""
         self._run.sweep()
-        for step, files in _files(self._names()).items():
-            if COMMIT not in files:
-                self._run.delete_all(_folder(step))
+        names = self._names()
+        for step in _files(names).keys() - {*committed(names)}:
+            self._run.delete_all(_folder(step))
 
     def _names(self) -> list[str]:
         return self._run.list(f"{CHECKPOINTS}/")
@@ -205,11 +205,13 @@ class Checkpoints:
         step = snapshot.position.step
         if step in self.steps():
             return  # what is committed is never written again: a validation that has come to it since can be repeated
+        self._run.delete_all(_folder(step))  # a commit whose state is gone, of a process that has lost its lease
         with self._run.writing(state_name(step)) as path:
             np.savez(path, allow_pickle=False, **snapshot.arrays)
             files = [{"name": STATE, "size": path.stat().st_size, "crc32c": crc32c(path)}]
         self._allowed()
         self._run.swap(commit_name(step), _json({"position": asdict(snapshot.position), "files": files}), None)
+        self._allowed()  # the commit may have been long on its way
         self._retain()
 
     def _retain(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from catdog.errors import CallerError, RunError
+from catdog.errors import CallerError, RunError, one_line
 from catdog.storage import Bucket, Changed, Stat
 
 LEASE = "lease.json"
@@ -31,7 +31,7 @@ class Lease:
         self._run = run
         self._me = me
         self._stat = stat
-        self._renewed = time.monotonic()
+        self._renewed = _clock()
         self._lost: RunError | None = None
         self._changed = threading.Condition()
         self._ended = threading.Event()
@@ -44,10 +44,10 @@ class Lease:
             raise self._lost
 
     def require(self) -> None:
-        """Wait until it is sure that the lease is held; raises RunError when it is lost or the store does not answer."""
+        """Wait until it is sure that the lease is held for a while; raises RunError when it is lost."""
         with self._changed:
-            # The thread that renews gives up when the store's patience ends, so this does not wait for ever.
-            self._changed.wait_for(lambda: self._lost or time.monotonic() - self._renewed < SECONDS)
+            # The thread that renews ends only once the lease is lost or released, so this does not wait for ever.
+            self._changed.wait_for(lambda: self._lost or _clock() - self._renewed < SECONDS * 2 / 3)
         self.check()
 
     def release(self) -> None:
@@ -55,25 +55,27 @@ class Lease:
         self._ended.set()
         self._thread.join(SECONDS / 3)
         if self._lost is None and not self._thread.is_alive():
-            with contextlib.suppress(RunError):
+            with contextlib.suppress(RunError, CallerError, OSError):
                 self._run.swap(LEASE, _content(self._me | {"released": True}), self._stat)
 
     def _keep(self) -> None:
         renewals = 0
-        while not self._ended.wait(SECONDS / 3):
+        while self._lost is None and not self._ended.wait(SECONDS / 3):
             renewals += 1  # a folder numbers no generations: only other bytes show that the lease was renewed
-            began = time.monotonic()
+            began, lost = _clock(), None
             try:
                 self._stat = self._run.swap(LEASE, _content(self._me | {"renewals": renewals}), self._stat)
-            except Changed:
-                self._lost = RunError(f"{self._run.uri}: {_name(_holder(self._run))} has taken this run over")
-            except Exception as error:
-                self._lost = RunError(f"{self._run.uri}: the run's lease could not be renewed: {error}")
-            with self._changed:
                 self._renewed = began
+            except Changed:
+                lost = "another process has taken this run over"
+                with contextlib.suppress(Exception):
+                    lost = f"{_name(_holder(self._run))} has taken this run over"
+            except Exception as error:
+                if _clock() - self._renewed > SECONDS:
+                    lost = f"the run's lease could not be renewed: {one_line(error)}"
+            with self._changed:
+                self._lost = RunError(f"{self._run.uri}: {lost}") if lost else None
                 self._changed.notify_all()
-            if self._lost is not None:
-                return
 
 
 @contextlib.contextmanager
@@ -143,9 +145,22 @@ def _name(holder: dict[str, Any]) -> str:
 def _process(pid: int) -> dict[str, Any]:
     """A process by its number and, for numbers are used again, the time of its start."""
     try:
-        return {"pid": pid, "started": psutil.Process(pid).create_time()}
+        return {"pid": pid, "started": _ticks(pid) or psutil.Process(pid).create_time()}
     except psutil.Error:
         return {"pid": pid}
+
+
+def _ticks(pid: int) -> int | None:
+    """When a process started, in ticks since the boot, which no change of the clock moves; None where none can tell."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return None
+
+
+def _clock() -> float:
+    """Seconds that go on while the machine sleeps, where the system has such a clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _machine() -> str:

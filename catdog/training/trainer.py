@@ -72,7 +72,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
         finally:
             checkpoints.close()
         _export(job, best)
-        return evaluate(run, data, recipe.cache)
+        return evaluate(run, data, manifest, recipe.cache)
 
 
 @dataclass(frozen=True)

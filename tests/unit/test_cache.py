@@ -449,12 +449,11 @@ def test_an_entry_deleted_by_hand_is_fetched_again(folder):
     assert bucket.begun == [0, 0, 0]
 
 
-@pytest.mark.parametrize("ahead", [0, 2])
-def test_a_failed_fetch_surfaces_with_its_own_traceback_and_may_be_tried_again(folder, ahead):
+def test_a_failed_fetch_surfaces_with_its_own_traceback_and_may_be_tried_again(folder):
     shards = make_shards(3)
     bucket = FakeBucket(shards)
     bucket.failures = {1: [RunError("broken off"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))]}
-    with cached(bucket, folder, ahead=ahead) as cache, cache.follow(shards, one_after_another(0, 1, 2)) as files:
+    with cached(bucket, folder, ahead=0) as cache, cache.follow(shards, one_after_another(0, 1, 2)) as files:
         files.reach(0)
         assert_read(files, shards, 0)
         files.reach(1)
@@ -468,6 +467,17 @@ def test_a_failed_fetch_surfaces_with_its_own_traceback_and_may_be_tried_again(f
         assert_read(files, shards, 1)
         files.reach(2)
         assert_read(files, shards, 2)
+
+
+def test_a_shard_whose_prefetch_failed_is_fetched_again_when_it_is_needed(folder):
+    shards = make_shards(2)
+    bucket = FakeBucket(shards)
+    bucket.failures = {1: [RunError("the store was away")]}
+    with cached(bucket, folder, ahead=1) as cache, cache.follow(shards, one_after_another(0, 1)) as files:
+        files.reach(0)
+        assert eventually(lambda: bucket.begun.count(1) == 1 and bucket.active == 0)
+        files.reach(1)
+        assert_read(files, shards, 1)
 
 
 def test_a_failure_that_nobody_met_is_forgotten_with_its_pass(folder):

@@ -104,6 +104,31 @@ def test_a_commit_that_is_not_allowed_is_not_made(run: Bucket) -> None:
     assert checkpoints.steps() == []
 
 
+def test_a_commit_whose_state_is_gone_is_no_checkpoint_and_its_step_is_saved_anew(run: Bucket) -> None:
+    checkpoints = saved(run, [1, 2])
+    run.delete("checkpoints/step-00000002/state.npz")
+    assert checkpoints.steps() == [1]
+    checkpoints.save(position(2), arrays(2), {})
+    checkpoints.wait()
+    assert checkpoints.restore(2)[1]["count"] == 2
+
+
+def test_a_process_that_lost_the_run_while_it_committed_deletes_nothing(run: Bucket) -> None:
+    saved(run, [1, 2], keep=2)
+    asked: list[int] = []
+
+    def lost_meanwhile() -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise RunError("another process has it")
+
+    checkpoints = Checkpoints(run, keep=1, allowed=lost_meanwhile)
+    checkpoints.save(position(3), arrays(3), {})
+    with pytest.raises(RunError, match="another process"):
+        checkpoints.wait()
+    assert checkpoints.steps() == [1, 2, 3]
+
+
 def test_a_save_without_its_commit_is_not_seen_and_is_swept(run: Bucket) -> None:
     checkpoints = saved(run, [1, 2])
     run.delete("checkpoints/step-00000002/COMMITTED.json")

@@ -1,5 +1,6 @@
 """Who may train a run: one process at a time, and the next one as soon as that is sure to have ended."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -114,6 +115,52 @@ def test_nothing_is_allowed_while_it_is_not_sure_that_the_lease_is_held(run: Buc
         asked.join(10)
         assert not asked.is_alive()
         held.check()
+
+
+class Failing(Folder):
+    """A store in which nothing can be written for a while, or read."""
+
+    def swap(self, name: str, content: bytes, expected: Stat | None) -> Stat:
+        if FULL.is_set():
+            raise OSError(28, "No space left on device")
+        return super().swap(name, content, expected)
+
+    def reading(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        if FULL.is_set():
+            raise OSError(5, "Input/output error")
+        return super().reading(name)
+
+
+FULL = threading.Event()
+
+
+def test_a_renewal_that_fails_is_tried_again_until_the_lease_has_run_out(run: Bucket) -> None:
+    FULL.clear()
+    with hold(Failing(run.uri), ignore) as held:
+        FULL.set()
+        time.sleep(lease.SECONDS / 2)
+        FULL.clear()
+        held.require()
+        FULL.set()
+        held._thread.join(10)
+        with pytest.raises(RunError, match="could not be renewed: .*No space left"):
+            held.require()
+
+
+def test_a_lost_lease_is_told_even_if_the_new_holder_cannot_be_read(run: Bucket) -> None:
+    FULL.clear()
+
+    class Unreadable(Failing):
+        def swap(self, name: str, content: bytes, expected: Stat | None) -> Stat:
+            if FULL.is_set():
+                raise Changed("taken")
+            return super().swap(name, content, expected)
+
+    with hold(Unreadable(run.uri), ignore) as held:
+        FULL.set()
+        held._thread.join(10)
+        with pytest.raises(RunError, match="another process has taken this run over"):
+            held.check()
 
 
 def test_of_many_that_want_a_run_at_once_one_gets_it(run: Bucket) -> None:

@@ -89,7 +89,7 @@ def rows(run: Bucket, split: str = "test") -> list[dict[str, str]]:
 
 
 def test_each_example_of_the_split_is_predicted_once_under_its_name(world):
-    evaluate(world.run, world.data, Cache())
+    evaluate(world.run, world.data, load_manifest(world.data), Cache())
     labels = "".join(shard.labels for shard in load_manifest(world.data).split("test"))
     got = rows(world.run)
     assert len({row["filename"] for row in got}) == len(got) == len(labels) == 24
@@ -102,7 +102,7 @@ def test_each_example_of_the_split_is_predicted_once_under_its_name(world):
 
 
 def test_metrics_are_those_of_the_predictions_and_are_what_is_returned(world):
-    returned = evaluate(world.run, world.data, Cache())
+    returned = evaluate(world.run, world.data, load_manifest(world.data), Cache())
     written = json.loads(world.run.read("evaluation/test/metrics.json"))
     assert written == returned
     got = rows(world.run)
@@ -114,7 +114,7 @@ def test_metrics_are_those_of_the_predictions_and_are_what_is_returned(world):
 
 
 def test_report_shows_every_mistake_and_plots_lie_beside_the_metrics(world):
-    evaluate(world.run, world.data, Cache())
+    evaluate(world.run, world.data, load_manifest(world.data), Cache())
     report = world.run.read("report.html").decode()
     wrong = [row["filename"] for row in rows(world.run) if row["correct"] == "false"]
     assert 0 < len(wrong) <= 12
@@ -125,7 +125,7 @@ def test_report_shows_every_mistake_and_plots_lie_beside_the_metrics(world):
 
 
 def test_the_surest_mistakes_come_first(world):
-    evaluate(world.run, world.data, Cache())
+    evaluate(world.run, world.data, load_manifest(world.data), Cache())
     report = world.run.read("report.html").decode()
     wrong = [row for row in rows(world.run) if row["correct"] == "false"]
     sure = sorted(wrong, key=lambda row: -abs(float(row["probability_dog"]) - 0.5))
@@ -135,7 +135,7 @@ def test_the_surest_mistakes_come_first(world):
 
 
 def test_another_split_has_its_own_folder_and_leaves_the_report(world):
-    evaluate(world.run, world.data, Cache(), "val")
+    evaluate(world.run, world.data, load_manifest(world.data), Cache(), "val")
     assert len(rows(world.run, "val")) == 12
     assert not world.run.exists("report.html")
     assert world.run.list("evaluation/test") == []
@@ -146,7 +146,7 @@ def test_metrics_of_the_training_may_be_missing_or_cut(world, content):
     world.run.delete("metrics.jsonl")
     if content is not None:
         world.run.write("metrics.jsonl", content.encode())
-    evaluate(world.run, world.data, Cache())
+    evaluate(world.run, world.data, load_manifest(world.data), Cache())
     assert ("no metrics.jsonl" in world.run.read("report.html").decode()) == (not content)
 
 
@@ -158,20 +158,23 @@ def test_an_evaluation_that_ends_half_way_leaves_neither_metrics_nor_report(worl
             super().write(name, content)
 
     with pytest.raises(OSError, match="no space"):
-        evaluate(Full(world.run.uri), world.data, Cache())
+        evaluate(Full(world.run.uri), world.data, load_manifest(world.data), Cache())
     assert not world.run.exists("evaluation/test/metrics.json")
     assert not world.run.exists("report.html")
 
 
 def test_a_caller_is_told_what_is_missing(world, tmp_path):
     with pytest.raises(CallerError, match="no run here"):
-        evaluate(open_bucket(str(tmp_path / "nothing")), world.data, Cache())
+        evaluate(open_bucket(str(tmp_path / "nothing")), world.data, load_manifest(world.data), Cache())
     with pytest.raises(CallerError, match=r"'tset'.*train, val, test"):
-        evaluate(world.run, world.data, Cache(), "tset")
+        evaluate(world.run, world.data, load_manifest(world.data), Cache(), "tset")
     with pytest.raises(CallerError, match="nothing"):
-        evaluate(world.run, open_bucket(str(tmp_path / "nothing")), Cache())
+        load_manifest(open_bucket(str(tmp_path / "nothing")))
     world.run.delete("model.keras")
-    for ask in (lambda: evaluate(world.run, world.data, Cache()), lambda: predict(world.run, [world.photos])):
+    for ask in (
+        lambda: evaluate(world.run, world.data, load_manifest(world.data), Cache()),
+        lambda: predict(world.run, [world.photos]),
+    ):
         with pytest.raises(CallerError, match="run `catdog train` again to finish"):
             ask()
 
@@ -181,7 +184,7 @@ def test_an_empty_split_is_refused(world):
     manifest["shards"] = [shard for shard in manifest["shards"] if shard["split"] != "test"]
     world.data.write("manifest.json", json.dumps(manifest).encode())
     with pytest.raises(CallerError, match="test split is empty"):
-        evaluate(world.run, world.data, Cache())
+        evaluate(world.run, world.data, load_manifest(world.data), Cache())
 
 
 @pytest.mark.parametrize("damage", ["changed", "deleted"])
@@ -189,7 +192,7 @@ def test_a_damaged_shard_is_named(world, damage):
     name = load_manifest(world.data).split("test")[0].name
     world.data.write(name, damaged(world.data.read(name))) if damage == "changed" else world.data.delete(name)
     with pytest.raises(RunError, match=name):
-        evaluate(world.run, world.data, Cache())
+        evaluate(world.run, world.data, load_manifest(world.data), Cache())
 
 
 @pytest.mark.parametrize(
@@ -198,18 +201,18 @@ def test_a_damaged_shard_is_named(world, damage):
 def test_a_model_that_cannot_be_opened_is_named_in_one_line(world, damage):
     world.run.write("model.keras", damage(world.run.read("model.keras")))
     with pytest.raises(RunError, match=r"model\.keras: can't be opened: ") as caught:
-        evaluate(world.run, world.data, Cache())
+        evaluate(world.run, world.data, load_manifest(world.data), Cache())
     assert "\n" not in str(caught.value)
 
 
 def test_a_model_that_gives_no_probabilities_is_told(world):
     save_model(world.run.local("model.keras"), slope=float("nan"))
     with pytest.raises(RunError, match="no probabilities"):
-        evaluate(world.run, world.data, Cache())
+        evaluate(world.run, world.data, load_manifest(world.data), Cache())
 
 
 def test_a_file_gets_the_probability_that_evaluation_gave_it(world):
-    evaluate(world.run, world.data, Cache())
+    evaluate(world.run, world.data, load_manifest(world.data), Cache())
     got = {p.path.relative_to(world.photos).as_posix(): p for p in predict(world.run, [world.photos])}
     assert len(got) == 48
     for row in rows(world.run):
