@@ -143,7 +143,7 @@ def test_a_renewal_that_fails_is_tried_again_until_the_lease_has_run_out(run: Bu
         held.require()
         FULL.set()
         held._thread.join(10)
-        with pytest.raises(RunError, match="could not be renewed: .*No space left"):
+        with pytest.raises(RunError, match=r"could not be renewed: .*No space left"):
             held.require()
 
 
