@@ -327,6 +327,7 @@ class FakeStore(_Objects):
         super().__init__(buckets, page_size)
         self.faults = Faults()
         self.rate: float | None = None  # bytes per second of a download's body, on each connection
+        self.upload_rate: float | None = None  # bytes per second at which the body of a request is read
         self.latency = 0.0  # seconds before each response
         self._requests: list[Request] = []
         self._down = False
@@ -423,7 +424,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         store, length = self.server.store, int(self.headers.get("Content-Length", 0))
-        body = self.rfile.read(length)
+        body = self._read(length)
         if len(body) < length:
             raise ConnectionResetError("the client died in the middle of its request")
         request, content = _parse(self.command, self.path, self.headers, body)
@@ -444,6 +445,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(reply, fault)
 
     do_GET = do_POST = do_PUT = do_DELETE = _serve
+
+    def _read(self, length: int) -> bytes:
+        """The body of the request, with a pause after each block that keeps to the rate."""
+        body, rate = b"", self.server.store.upload_rate
+        while rate and (block := self.rfile.read(min(int(rate / 50), length - len(body)))):
+            body += block
+            self.server.store._wait(self.connection, len(block) / rate)
+        return body or self.rfile.read(length)
 
     def _send(self, reply: _Reply, fault: Fault) -> None:
         headers, body, what, at = dict(reply.headers), reply.body, fault.what, fault.at

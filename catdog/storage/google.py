@@ -7,6 +7,7 @@ import base64
 import contextlib
 import fcntl
 import functools
+import io
 import json
 import os
 import tempfile
@@ -42,6 +43,8 @@ _TEMPORARY = "catdog-"
 _JUST_MADE = 60.0
 """Seconds in which a temporary file may not be locked yet."""
 _BLOCK = 1 << 20
+_HELD = 4 << 20
+"""Bytes that the kernel may hold of those that it has been given to send."""
 
 T = TypeVar("T")
 
@@ -172,7 +175,12 @@ class GoogleBucket(Bucket):
 
     def _upload(self, name: str, path: Path, condition: dict[str, Any]) -> None:
         def attempt() -> None:
-            self._blob(name).upload_from_filename(str(path), checksum="crc32c", **_once(), **condition)
+            # The reply comes only when all that the kernel still holds is on its way, and blocks wait for that as well.
+            held = min(path.stat().st_size, _HELD) / SLOWEST
+            timeout = (TIMEOUT[0] + held, TIMEOUT[1] + held)
+            self._blob(name).upload_from_filename(
+                str(path), checksum="crc32c", **_once() | {"timeout": timeout}, **condition
+            )
 
         self._call("write", name, attempt)
 
@@ -308,13 +316,16 @@ def _adapter() -> "HTTPAdapter":
     """Connections for more threads than the client's own adapter has, whose bytes are handed on as they come.
 
     The client waits for blocks of 8 KiB, so that a transfer which trickles would keep it busy for days without a word.
+    And what it sends must be away as a whole within the timeout of a connection; a file is sent in blocks.
     """
-    from requests import Response
+    from requests import PreparedRequest, Response
     from requests.adapters import HTTPAdapter
 
     class Adapter(HTTPAdapter):
-        def send(self, *args: Any, **kwargs: Any) -> Response:
-            response = super().send(*args, **kwargs)
+        def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
+            if isinstance(request.body, bytes):
+                request.body = io.BytesIO(request.body)
+            response = super().send(request, *args, **kwargs)
             read = functools.partial(response.raw.read1, _BLOCK, decode_content=False)
             response.raw.stream = lambda *_, **__: iter(read, b"")
             return response

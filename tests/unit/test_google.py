@@ -314,6 +314,15 @@ def test_uploads_of_any_size_survive_faults(store: FakeStore, bucket: Bucket, si
     assert store.get("bucket", "a/prefix/x") == content
 
 
+@pytest.mark.parametrize("size", [6_000_000, 9_000_000])  # in one request, and in a resumable one
+def test_an_upload_may_take_longer_than_any_timeout(store: FakeStore, bucket: Bucket, size: int) -> None:
+    store.upload_rate = size / 2
+    content = bytes(size)
+    bucket.write("x", content)
+    assert store.get("bucket", "a/prefix/x") == content
+    assert store.count("upload") <= 2
+
+
 def test_what_a_killed_writer_left_on_this_machine_is_swept_and_what_is_in_use_is_not(
     store: FakeStore, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
