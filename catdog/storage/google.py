@@ -36,7 +36,7 @@ RANGE = 16 << 20
 CONNECTIONS = 4
 """Ranges of one object that are fetched at a time."""
 FETCHES = 3
-"""Times that an object is fetched whole before its bytes are taken to be wrong in the store."""
+"""Times that an object is fetched whole before its bytes are taken to be wrong in the store, or never to stay."""
 
 _POOL = 64
 _TEMPORARY = "catdog-"
@@ -80,7 +80,10 @@ class GoogleBucket(Bucket):
         for _ in range(FETCHES):
             with open(path, "wb") as file:
                 file.truncate(stat.size)
-            self._fetch_ranges(name, stat, path, tell)
+            try:
+                self._fetch_ranges(name, stat, path, tell)
+            except FileNotFoundError:
+                raise Changed(f"{self.uri}/{name}: was deleted while this one relied on it") from None
             if (found := crc32c(path)) == stat.crc32c:
                 return
             tell(-stat.size)
@@ -91,10 +94,8 @@ class GoogleBucket(Bucket):
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[Path]:
-        if (stat := self.stat(name)) is None:
-            raise FileNotFoundError(f"{self.uri}/{name}")
         with self._temporary(name) as path:
-            self.fetch(name, stat, path)
+            self._fetch_newest(name, path)
             yield path
 
     @contextlib.contextmanager
@@ -183,6 +184,17 @@ class GoogleBucket(Bucket):
             )
 
         self._call("write", name, attempt)
+
+    def _fetch_newest(self, name: str, path: Path) -> None:
+        """Fetch what there is now; who reads relies on no generation, so one that is replaced meanwhile is let go."""
+        for left in reversed(range(FETCHES)):
+            if (stat := self.stat(name)) is None:
+                raise FileNotFoundError(f"{self.uri}/{name}")
+            try:
+                return self.fetch(name, stat, path)
+            except Changed:
+                if not left:
+                    raise
 
     def _fetch_ranges(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None]) -> None:
         starts = range(0, stat.size, RANGE)

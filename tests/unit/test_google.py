@@ -209,6 +209,39 @@ def test_an_object_that_is_replaced_is_an_error_that_says_so(store: FakeStore, b
         bucket.fetch("x", stat, tmp_path / "x")
 
 
+def test_an_object_that_is_gone_though_it_was_relied_on_is_an_error_that_says_so(
+    store: FakeStore, bucket: Bucket, tmp_path: Path
+) -> None:
+    put(store, "x")
+    stat = bucket.stat("x")
+    assert stat is not None
+    store.delete("bucket", "a/prefix/x")
+    with pytest.raises(Changed, match=r"a/prefix/x: was deleted"):
+        bucket.fetch("x", stat, tmp_path / "x")
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_read_as_it_is_then(store: FakeStore, bucket: Bucket) -> None:
+    put(store, "x")
+    store.faults.add(Fault("download", "replace", content=b"newer"))
+    assert bucket.read("x") == b"newer"
+    store.faults.add(Fault("download", "replace", content=b"newest", times=None))
+    with pytest.raises(Changed, match=r"a/prefix/x: was replaced"):
+        bucket.read("x")
+
+
+def test_an_object_that_is_deleted_while_it_is_read_is_not_found(
+    store: FakeStore, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch_too_late(self: GoogleBucket, *args) -> None:
+        store.delete("bucket", "a/prefix/x")
+        fetch(self, *args)
+
+    put(store, "x")
+    fetch = GoogleBucket.fetch
+    monkeypatch.setattr(GoogleBucket, "fetch", fetch_too_late)
+    assert bucket.find("x") is None
+
+
 def test_an_object_that_is_replaced_between_two_ranges_is_no_mixture(
     store: FakeStore, bucket: Bucket, tmp_path: Path
 ) -> None:
