@@ -22,6 +22,7 @@ from catdog.errors import CallerError, RunError, one_line
 from catdog.storage.bucket import Bucket, Changed, Stat, Unavailable, crc32c, nobody
 
 if TYPE_CHECKING:
+    from google.auth.exceptions import GoogleAuthError
     from google.cloud import storage
     from requests.adapters import HTTPAdapter
 
@@ -245,6 +246,10 @@ class GoogleBucket(Bucket):
                 return attempt()
             except (DataCorruption, json.JSONDecodeError) as error:
                 raise _Broken(one_line(error)) from error
+            except GoogleAuthError as error:
+                if _passes(error):
+                    raise _Broken(f"no token could be had: {one_line(error)}") from error
+                raise
 
         try:
             return DEFAULT_RETRY.with_delay(0.2, 8.0, 2.0).with_timeout(self.patience)(checked)()
@@ -300,6 +305,13 @@ _PERMISSIONS = {
     "write": "storage.objects.create and storage.objects.delete (roles/storage.objectUser)",
     "delete": "storage.objects.delete (roles/storage.objectUser)",
 }
+
+
+def _passes(error: "GoogleAuthError") -> bool:
+    """Whether whoever gives out tokens could not be reached or was busy, so that the credentials may be good."""
+    from google.auth.exceptions import TransportError
+
+    return error.retryable or any(isinstance(part, TransportError) for part in (error, error.__cause__, *error.args))
 
 
 def _once() -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from google.auth.exceptions import RefreshError, TransportError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -303,6 +304,53 @@ def test_credentials_that_are_not_taken_are_told_at_once(store: FakeStore, bucke
     store.faults.add(Fault(kind, "status", code=401, times=None))
     with pytest.raises(CallerError, match=r"x: no valid credentials.*gcloud auth"):
         bucket.read("x")
+
+
+def fail_first(monkeypatch: pytest.MonkeyPatch, store: FakeStore, error: Exception, times: int) -> list[Exception]:
+    """Have the client's next requests fail before they are made, as they do without a token; what is left of them."""
+    http = google._client(store.host)._http
+    request, errors = http.request, [error] * times
+
+    def fail(*args, **kwargs):
+        if errors:
+            raise errors.pop()
+        return request(*args, **kwargs)
+
+    monkeypatch.setattr(http, "request", fail)
+    return errors
+
+
+def refusal_because_of(cause: Exception) -> RefreshError:
+    error = RefreshError("told otherwise")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransportError("the metadata server is away"),
+        TransportError(ConnectionError("reset")),
+        RefreshError(TransportError("the metadata server is away")),
+        refusal_because_of(TransportError()),
+        RefreshError("internal_failure", {}, retryable=True),
+    ],
+)
+def test_a_token_that_cannot_be_had_for_a_moment_is_waited_for(
+    store: FakeStore, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    put(store, "x")
+    errors = fail_first(monkeypatch, store, error, 2)
+    assert bucket.read("x") == CONTENT and errors == []
+
+
+def test_a_token_that_is_refused_is_told_at_once(
+    store: FakeStore, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = fail_first(monkeypatch, store, RefreshError("invalid_grant", {}), 2)
+    with pytest.raises(CallerError, match=r"x: no valid credentials.*invalid_grant"):
+        bucket.read("x")
+    assert len(errors) == 1
 
 
 @pytest.mark.parametrize("ask", [lambda b: b.read("x"), lambda b: b.list(), lambda b: b.write("x", b"")])
