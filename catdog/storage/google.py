@@ -11,9 +11,10 @@ import io
 import json
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -30,7 +31,7 @@ PATIENCE = 60.0
 """Seconds for which a fault that may pass is borne."""
 TIMEOUT = (5.0, 20.0)
 """Seconds until a connection stands, and between two packets of an answer."""
-SLOWEST = 100_000
+SLOWEST = 10_000
 """Bytes a second that a transfer must bring on the whole, or it is begun anew on another connection."""
 RANGE = 16 << 20
 """Bytes that one connection fetches of a large object, while others fetch the rest."""
@@ -39,7 +40,7 @@ CONNECTIONS = 4
 FETCHES = 3
 """Times that an object is fetched whole before its bytes are taken to be wrong in the store, or never to stay."""
 
-_POOL = 64
+_POOL = 256
 _TEMPORARY = "catdog-"
 _JUST_MADE = 60.0
 """Seconds in which a temporary file may not be locked yet."""
@@ -198,22 +199,35 @@ class GoogleBucket(Bucket):
                     raise
 
     def _fetch_ranges(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None]) -> None:
-        starts = range(0, stat.size, RANGE)
+        starts, over = range(0, stat.size, RANGE), threading.Event()
         if len(starts) <= 1:
-            return self._fetch_range(name, stat, path, 0, tell)
+            return self._fetch_range(name, stat, path, 0, tell, over)
         with ThreadPoolExecutor(min(CONNECTIONS, len(starts)), thread_name_prefix="range") as pool:
-            for done in [pool.submit(self._fetch_range, name, stat, path, start, tell) for start in starts]:
-                done.result()
+            ranges = [pool.submit(self._fetch_range, name, stat, path, start, tell, over) for start in starts]
+            try:
+                for done in as_completed(ranges):
+                    done.result()
+            except BaseException:
+                over.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
-    def _fetch_range(self, name: str, stat: Stat, path: Path, start: int, tell: Callable[[int], None]) -> None:
-        """Bring one range into its place in the file; what has come of it when a transfer breaks off stays."""
+    def _fetch_range(
+        self, name: str, stat: Stat, path: Path, start: int, tell: Callable[[int], None], over: threading.Event
+    ) -> None:
+        """Bring one range into its place in the file; what has come of it when a transfer breaks off stays.
+
+        It is given up soon after it is `over`, as it is when another range of the object cannot be had.
+        """
         at, stop = start, min(start + RANGE, stat.size)
 
         def attempt() -> None:
             nonlocal at
+            if over.is_set():
+                raise CancelledError
             with open(path, "r+b") as file:
                 file.seek(at)
-                sink = _Sink(file, stop - at, tell)
+                sink = _Sink(file, stop - at, tell, over)
                 try:
                     self._blob(name).download_to_file(
                         sink,
@@ -229,8 +243,13 @@ class GoogleBucket(Bucket):
             if at < stop:
                 raise _Broken(f"{stop - at} bytes are missing at the end of the answer")
 
-        if start < stop:
-            self._call("read", name, attempt)
+        while at < stop:
+            before = at
+            try:
+                self._call("read", name, attempt)
+            except Unavailable:
+                if at == before:  # else the store is there, however often it breaks off
+                    raise
 
     def _call(self, what: str, name: str, attempt: Callable[[], T]) -> T:
         """Do what may fail in passing until it succeeds or patience ends, and tell all else in our own terms."""
@@ -280,14 +299,17 @@ class GoogleBucket(Bucket):
 class _Sink:
     """The file that a transfer is written to: no more of it than was asked for, and not too slowly."""
 
-    def __init__(self, file: BinaryIO, size: int, tell: Callable[[int], None]) -> None:
+    def __init__(self, file: BinaryIO, size: int, tell: Callable[[int], None], over: threading.Event) -> None:
         self._file = file
         self._size = size
         self._tell = tell
+        self._over = over
         self._late = time.monotonic() + TIMEOUT[1] + size / SLOWEST
         self.written = 0
 
     def write(self, block: bytes) -> int:
+        if self._over.is_set():
+            raise CancelledError
         if self.written + len(block) > self._size:
             raise _Broken("the answer is longer than what was asked for")
         if time.monotonic() > self._late:

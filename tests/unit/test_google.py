@@ -201,6 +201,30 @@ def test_a_transfer_that_trickles_is_given_up_and_begun_anew(
     assert fetched(bucket, "x", tmp_path / "x") == CONTENT
 
 
+@pytest.mark.parametrize(("what", "within"), [("status", 4), ("trickle", 2)])
+def test_the_patience_for_an_object_in_many_ranges_is_spent_once(
+    store: FakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what, within: float
+) -> None:
+    monkeypatch.setattr(google, "RANGE", len(CONTENT) // 24)
+    bucket = open_bucket("gs://bucket/a/prefix", patience=1.0)
+    put(store, "x")
+    stat = bucket.stat("x")
+    assert stat is not None
+    if what == "trickle":  # the first range is refused for good, while others are on their way
+        store.faults.add(Fault("download", "status", code=403, only_ranges=False))
+    store.faults.add(Fault("download", what, code=503, seconds=0.01, times=None))
+    began = time.monotonic()
+    with pytest.raises(CallerError if what == "trickle" else Unavailable, match="a/prefix/x"):
+        bucket.fetch("x", stat, tmp_path / "x")
+    assert time.monotonic() - began < within
+
+
+def test_a_transfer_that_moves_is_not_given_up_however_often_it_breaks_off(store: FakeStore, tmp_path: Path) -> None:
+    put(store, "x")
+    store.faults.add(Fault("download", "truncate", at=len(CONTENT) // 8, times=None))
+    assert fetched(open_bucket("gs://bucket/a/prefix", patience=0.3), "x", tmp_path / "x") == CONTENT
+
+
 def test_an_object_that_is_replaced_is_an_error_that_says_so(store: FakeStore, bucket: Bucket, tmp_path: Path) -> None:
     put(store, "x")
     stat = bucket.stat("x")
