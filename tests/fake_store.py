@@ -19,6 +19,7 @@ first request and after a 404, unless DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_META
 import base64
 import fcntl
 import functools
+import gzip
 import hashlib
 import itertools
 import json
@@ -328,6 +329,7 @@ class FakeStore(_Objects):
         self.faults = Faults()
         self.rate: float | None = None  # bytes per second of a download's body, on each connection
         self.upload_rate: float | None = None  # bytes per second at which the body of a request is read
+        self.gzip = False  # whether JSON is compressed for clients that take it so, as Google's is
         self.latency = 0.0  # seconds before each response
         self._requests: list[Request] = []
         self._down = False
@@ -458,6 +460,12 @@ class _Handler(BaseHTTPRequestHandler):
         headers, body, what, at = dict(reply.headers), reply.body, fault.what, fault.at
         if what == "no_hash" and headers.pop("x-goog-hash", None) is None:
             body = re.sub(rb', "(crc32c|md5Hash)": "[^"]*"', b"", body)
+        if (
+            self.server.store.gzip
+            and "application/json" in headers.values()
+            and "gzip" in self.headers["Accept-Encoding"]
+        ):
+            headers["Content-Encoding"], body = "gzip", gzip.compress(body)
         if what == "flip":
             body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
         if what == "short":

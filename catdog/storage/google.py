@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from google.auth.exceptions import GoogleAuthError
     from google.cloud import storage
     from requests.adapters import HTTPAdapter
+    from urllib3.response import HTTPResponse
 
 PATIENCE = 60.0
 """Seconds for which a fault that may pass is borne."""
@@ -257,13 +258,14 @@ class GoogleBucket(Bucket):
         from google.auth.exceptions import GoogleAuthError
         from google.cloud.storage.exceptions import DataCorruption
         from google.cloud.storage.retry import DEFAULT_RETRY
+        from requests.exceptions import ContentDecodingError
 
         place = f"{self.uri}/{name}"
 
         def checked() -> T:
             try:
                 return attempt()
-            except (DataCorruption, json.JSONDecodeError) as error:
+            except (DataCorruption, json.JSONDecodeError, ContentDecodingError) as error:
                 raise _Broken(one_line(error)) from error
             except GoogleAuthError as error:
                 if _passes(error):
@@ -297,14 +299,13 @@ class GoogleBucket(Bucket):
 
 
 class _Sink:
-    """The file that a transfer is written to: no more of it than was asked for, and not too slowly."""
+    """The file that a transfer is written to: no more of it than was asked for, and none once it is over."""
 
     def __init__(self, file: BinaryIO, size: int, tell: Callable[[int], None], over: threading.Event) -> None:
         self._file = file
         self._size = size
         self._tell = tell
         self._over = over
-        self._late = time.monotonic() + TIMEOUT[1] + size / SLOWEST
         self.written = 0
 
     def write(self, block: bytes) -> int:
@@ -312,8 +313,6 @@ class _Sink:
             raise CancelledError
         if self.written + len(block) > self._size:
             raise _Broken("the answer is longer than what was asked for")
-        if time.monotonic() > self._late:
-            raise _Broken(f"the transfer is slower than {SLOWEST} bytes a second")
         self._file.write(block)
         self.written += len(block)
         self._tell(len(block))
@@ -372,11 +371,20 @@ def _adapter() -> "HTTPAdapter":
             if isinstance(request.body, bytes):
                 request.body = io.BytesIO(request.body)
             response = super().send(request, *args, **kwargs)
-            read = functools.partial(response.raw.read1, _BLOCK, decode_content=False)
-            response.raw.stream = lambda *_, **__: iter(read, b"")
+            response.raw.stream = functools.partial(_stream, response.raw)
             return response
 
     return Adapter(pool_maxsize=_POOL)
+
+
+def _stream(raw: "HTTPResponse", amt: int = _BLOCK, decode_content: bool | None = None) -> Iterator[bytes]:
+    """An answer's body as it comes, decoded only if that is asked for; one that comes too slowly is broken off."""
+    began, size = time.monotonic(), 0
+    while block := raw.read1(_BLOCK, decode_content=decode_content):
+        size += len(block)
+        if time.monotonic() > began + TIMEOUT[1] + size / SLOWEST:
+            raise _Broken(f"the transfer is slower than {SLOWEST} bytes a second")
+        yield block
 
 
 def _stat(blob: "storage.Blob") -> Stat:

@@ -88,6 +88,30 @@ def test_the_times_of_all_objects_are_told_by_the_listing(store: FakeStore, buck
     assert bucket.times().keys() == {"a/1", "a/2", "b"} and len(store.requests) - before == 2
 
 
+def test_answers_that_come_compressed_are_read(store: FakeStore, bucket: Bucket) -> None:
+    store.gzip = True
+    stat = bucket.swap("x", CONTENT, None)
+    assert bucket.list() == ["x"] and bucket.stat("x") == stat and bucket.read("x") == CONTENT
+    with pytest.raises(FileNotFoundError):
+        bucket.read("y")
+    store.faults.add(Fault("metadata", "flip", at=30), Fault("download", "status", code=403))
+    assert bucket.stat("x") == stat
+    with pytest.raises(CallerError, match="Status 403, as scripted"):
+        bucket.read("x")
+
+
+@pytest.mark.parametrize("ask", [lambda b: b.exists("x"), lambda b: b.list()])
+def test_a_list_or_metadata_that_trickle_are_asked_for_anew(
+    store: FakeStore, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, ask
+) -> None:
+    put(store, "x")
+    store.faults.add(Fault("metadata", "trickle", seconds=0.05), Fault("list", "trickle", seconds=0.05))
+    monkeypatch.setattr(google, "TIMEOUT", (1.0, 0.5))
+    began = time.monotonic()
+    assert ask(bucket)
+    assert time.monotonic() - began < 2
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.integers(0, 5000), part=st.integers(1, 3000))
 def test_an_object_of_any_size_comes_whole_in_ranges_of_any_size(
