@@ -10,6 +10,7 @@ import functools
 import io
 import json
 import os
+import re
 import tempfile
 import threading
 import time
@@ -42,7 +43,9 @@ FETCHES = 3
 """Times that an object is fetched whole before its bytes are taken to be wrong in the store, or never to stay."""
 
 _POOL = 256
-_TEMPORARY = "catdog-"
+_TEMPORARY = "catdog-part-"
+"""What temporary files start with; eight characters of Python's follow, and the suffix of the object's name."""
+_OURS = re.compile(rf"{_TEMPORARY}[a-z0-9_]{{8}}(\.[^.]*)?")
 _JUST_MADE = 60.0
 """Seconds in which a temporary file may not be locked yet."""
 _BLOCK = 1 << 20
@@ -135,6 +138,8 @@ class GoogleBucket(Bucket):
     def sweep(self) -> None:
         """Remove the temporary files that killed processes left on this machine; in the store they have left nothing."""
         for path in self.scratch().glob(f"{_TEMPORARY}*"):
+            if not _OURS.fullmatch(path.name):
+                continue
             with contextlib.suppress(OSError), open(path, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if time.time() - os.fstat(file.fileno()).st_mtime > _JUST_MADE:

@@ -473,6 +473,18 @@ with open_bucket("gs://bucket/x").writing("state.npz") as path:
     assert bucket.read("mine") == b"mine"
 
 
+def test_what_only_looks_like_a_temporary_file_is_not_swept(
+    store: FakeStore, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(google, "_JUST_MADE", -1.0)
+    theirs = ["catdog-photos.zip", "catdog-abcdefgh", "catdog-part-1.zip", "catdog-part-abcdefgh-old.tar.gz"]
+    for name in [*theirs, "catdog-part-abcd_fg1.npz"]:
+        (tmp_path / name).touch()
+    bucket.sweep()
+    assert sorted(os.listdir(tmp_path)) == sorted(theirs)
+
+
 def test_a_block_that_ends_badly_writes_nothing(
     store: FakeStore, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
