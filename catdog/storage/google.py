@@ -168,9 +168,10 @@ class GoogleBucket(Bucket):
 
     def _listed(self, prefix: str) -> Sequence["storage.Blob"]:
         fields = "items(name,size,crc32c,generation,updated),nextPageToken"
-        return self._call(
+        listed = self._call(
             "list", prefix, lambda: list(self._bucket.list_blobs(prefix=self._key(prefix), fields=fields, **_once()))
         )
+        return [blob for blob in listed if not blob.name.endswith("/")]  # that are empty, and stand for folders
 
     @contextlib.contextmanager
     def _temporary(self, name: str) -> Iterator[Path]:
@@ -263,6 +264,7 @@ class GoogleBucket(Bucket):
         from google.auth.exceptions import GoogleAuthError
         from google.cloud.storage.exceptions import DataCorruption
         from google.cloud.storage.retry import DEFAULT_RETRY
+        from requests.exceptions import ConnectionError as RequestsConnectionError
         from requests.exceptions import ContentDecodingError
 
         place = f"{self.uri}/{name}"
@@ -272,8 +274,11 @@ class GoogleBucket(Bucket):
                 return attempt()
             except (DataCorruption, json.JSONDecodeError, ContentDecodingError) as error:
                 raise _Broken(one_line(error)) from error
-            except GoogleAuthError as error:
-                if _passes(error):
+            except (RequestsConnectionError, GoogleAuthError) as error:
+                if _UNTRUSTED in str(error):
+                    told = one_line(error).partition(_UNTRUSTED)[2].strip(" ]()'\"")
+                    raise CallerError(f"{place}: {_NOT_TRUSTED} ({told[:200]})") from None
+                if isinstance(error, GoogleAuthError) and _passes(error):
                     raise _Broken(f"no token could be had: {one_line(error)}") from error
                 raise
 
@@ -325,6 +330,8 @@ class _Sink:
 
 
 _LOG_IN = "run `gcloud auth application-default login`, or let GOOGLE_APPLICATION_CREDENTIALS name a key file"
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+_NOT_TRUSTED = "its TLS certificate is not trusted here; let REQUESTS_CA_BUNDLE name a file with that of who signed it"
 _PERMISSIONS = {
     "read": "storage.objects.get and storage.objects.list (roles/storage.objectViewer)",
     "list": "storage.objects.list (roles/storage.objectViewer)",
@@ -351,6 +358,8 @@ def _client(emulator: str | None) -> "storage.Client":
     from google.auth.exceptions import DefaultCredentialsError
     from google.cloud import storage
 
+    if emulator and not emulator.startswith(("http://", "https://")):
+        raise CallerError(f"STORAGE_EMULATOR_HOST={emulator}: is no address of the form http://HOST:PORT")
     # Else the client looks the bucket up in a thread of its own, for a tracing that nobody has asked for.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "1")
     try:

@@ -12,6 +12,7 @@ import pytest
 from google.auth.exceptions import RefreshError, TransportError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from requests.exceptions import SSLError
 
 from catdog.errors import CallerError, RunError
 from catdog.storage import Bucket, Changed, GoogleBucket, Stat, Unavailable, google, open_bucket
@@ -57,6 +58,12 @@ def test_objects_lie_under_the_prefix_and_others_are_not_seen(store: FakeStore, 
     bucket.write("x", b"mine")
     assert store.get("bucket", "a/prefix/x") == b"mine"
     assert bucket.list() == ["x"]
+
+
+def test_what_stands_for_a_folder_is_not_listed(store: FakeStore, bucket: Bucket) -> None:
+    for name in ("", "folder/", "folder/x"):
+        put(store, name, b"")
+    assert bucket.list() == ["folder/x"] and open_bucket("gs://bucket").list() == ["a/prefix/folder/x"]
 
 
 def test_a_list_of_many_pages_is_whole_sorted_and_goes_by_prefix(store: FakeStore, bucket: Bucket) -> None:
@@ -399,6 +406,23 @@ def test_a_token_that_is_refused_is_told_at_once(
     with pytest.raises(CallerError, match=r"x: no valid credentials.*invalid_grant"):
         bucket.read("x")
     assert len(errors) == 1
+
+
+@pytest.mark.parametrize("what", [SSLError, lambda text: TransportError(SSLError(text))])
+def test_a_certificate_that_is_not_trusted_is_told_at_once(
+    store: FakeStore, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, what
+) -> None:
+    text = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate (_ssl.c:1032)"
+    errors = fail_first(monkeypatch, store, what(text), 2)
+    with pytest.raises(CallerError, match=r"x: .*not trusted.*REQUESTS_CA_BUNDLE.*self-signed"):
+        bucket.read("x")
+    assert len(errors) == 1
+
+
+def test_an_emulator_without_a_scheme_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "localhost:9023")
+    with pytest.raises(CallerError, match=r"STORAGE_EMULATOR_HOST=localhost:9023: .*http://HOST:PORT"):
+        open_bucket("gs://bucket/x").list()
 
 
 @pytest.mark.parametrize("ask", [lambda b: b.read("x"), lambda b: b.list(), lambda b: b.write("x", b"")])
