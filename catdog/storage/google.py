@@ -49,8 +49,8 @@ _OURS = re.compile(rf"{_TEMPORARY}[a-z0-9_]{{8}}(\.[^.]*)?")
 _JUST_MADE = 60.0
 """Seconds in which a temporary file may not be locked yet."""
 _BLOCK = 1 << 20
-_HELD = 4 << 20
-"""Bytes that the kernel may hold of those that it has been given to send."""
+_HELD = 1 << 20
+"""Bytes that the kernel may still hold, on a slow line, of those that it has been given to send."""
 
 T = TypeVar("T")
 
@@ -383,6 +383,7 @@ def _adapter() -> "HTTPAdapter":
     class Adapter(HTTPAdapter):
         def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
             if isinstance(request.body, bytes):
+                request = request.copy()  # the caller's may be sent again
                 request.body = io.BytesIO(request.body)
             response = super().send(request, *args, **kwargs)
             response.raw.stream = functools.partial(_stream, response.raw)
