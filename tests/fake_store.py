@@ -19,6 +19,7 @@ first request and after a 404, unless DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_META
 import base64
 import fcntl
 import functools
+import gzip
 import hashlib
 import itertools
 import json
@@ -327,6 +328,8 @@ class FakeStore(_Objects):
         super().__init__(buckets, page_size)
         self.faults = Faults()
         self.rate: float | None = None  # bytes per second of a download's body, on each connection
+        self.upload_rate: float | None = None  # bytes per second at which the body of a request is read
+        self.gzip = False  # whether JSON is compressed for clients that take it so, as Google's is
         self.latency = 0.0  # seconds before each response
         self._requests: list[Request] = []
         self._down = False
@@ -423,7 +426,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         store, length = self.server.store, int(self.headers.get("Content-Length", 0))
-        body = self.rfile.read(length)
+        body = self._read(length)
         if len(body) < length:
             raise ConnectionResetError("the client died in the middle of its request")
         request, content = _parse(self.command, self.path, self.headers, body)
@@ -445,10 +448,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_DELETE = _serve
 
+    def _read(self, length: int) -> bytes:
+        """The body of the request, with a pause after each block that keeps to the rate."""
+        body, rate = b"", self.server.store.upload_rate
+        while rate and (block := self.rfile.read(min(int(rate / 50), length - len(body)))):
+            body += block
+            self.server.store._wait(self.connection, len(block) / rate)
+        return body or self.rfile.read(length)
+
     def _send(self, reply: _Reply, fault: Fault) -> None:
         headers, body, what, at = dict(reply.headers), reply.body, fault.what, fault.at
         if what == "no_hash" and headers.pop("x-goog-hash", None) is None:
             body = re.sub(rb', "(crc32c|md5Hash)": "[^"]*"', b"", body)
+        if (
+            self.server.store.gzip
+            and "application/json" in headers.values()
+            and "gzip" in self.headers["Accept-Encoding"]
+        ):
+            headers["Content-Encoding"], body = "gzip", gzip.compress(body)
         if what == "flip":
             body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
         if what == "short":

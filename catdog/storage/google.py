@@ -7,12 +7,15 @@ import base64
 import contextlib
 import fcntl
 import functools
+import io
 import json
 import os
+import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -21,27 +24,33 @@ from catdog.errors import CallerError, RunError, one_line
 from catdog.storage.bucket import Bucket, Changed, Stat, Unavailable, crc32c, nobody
 
 if TYPE_CHECKING:
+    from google.auth.exceptions import GoogleAuthError
     from google.cloud import storage
     from requests.adapters import HTTPAdapter
+    from urllib3.response import HTTPResponse
 
 PATIENCE = 60.0
 """Seconds for which a fault that may pass is borne."""
 TIMEOUT = (5.0, 20.0)
 """Seconds until a connection stands, and between two packets of an answer."""
-SLOWEST = 100_000
+SLOWEST = 10_000
 """Bytes a second that a transfer must bring on the whole, or it is begun anew on another connection."""
 RANGE = 16 << 20
 """Bytes that one connection fetches of a large object, while others fetch the rest."""
 CONNECTIONS = 4
 """Ranges of one object that are fetched at a time."""
 FETCHES = 3
-"""Times that an object is fetched whole before its bytes are taken to be wrong in the store."""
+"""Times that an object is fetched whole before its bytes are taken to be wrong in the store, or never to stay."""
 
-_POOL = 64
-_TEMPORARY = "catdog-"
+_POOL = 256
+_TEMPORARY = "catdog-part-"
+"""What temporary files start with; eight characters of Python's follow, and the suffix of the object's name."""
+_OURS = re.compile(rf"{_TEMPORARY}[a-z0-9_]{{8}}(\.[^.]*)?")
 _JUST_MADE = 60.0
 """Seconds in which a temporary file may not be locked yet."""
 _BLOCK = 1 << 20
+_HELD = 1 << 20
+"""Bytes that the kernel may still hold, on a slow line, of those that it has been given to send."""
 
 T = TypeVar("T")
 
@@ -77,7 +86,10 @@ class GoogleBucket(Bucket):
         for _ in range(FETCHES):
             with open(path, "wb") as file:
                 file.truncate(stat.size)
-            self._fetch_ranges(name, stat, path, tell)
+            try:
+                self._fetch_ranges(name, stat, path, tell)
+            except FileNotFoundError:
+                raise Changed(f"{self.uri}/{name}: was deleted while this one relied on it") from None
             if (found := crc32c(path)) == stat.crc32c:
                 return
             tell(-stat.size)
@@ -88,10 +100,8 @@ class GoogleBucket(Bucket):
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[Path]:
-        if (stat := self.stat(name)) is None:
-            raise FileNotFoundError(f"{self.uri}/{name}")
         with self._temporary(name) as path:
-            self.fetch(name, stat, path)
+            self._fetch_newest(name, path)
             yield path
 
     @contextlib.contextmanager
@@ -128,6 +138,8 @@ class GoogleBucket(Bucket):
     def sweep(self) -> None:
         """Remove the temporary files that killed processes left on this machine; in the store they have left nothing."""
         for path in self.scratch().glob(f"{_TEMPORARY}*"):
+            if not _OURS.fullmatch(path.name):
+                continue
             with contextlib.suppress(OSError), open(path, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if time.time() - os.fstat(file.fileno()).st_mtime > _JUST_MADE:
@@ -156,9 +168,10 @@ class GoogleBucket(Bucket):
 
     def _listed(self, prefix: str) -> Sequence["storage.Blob"]:
         fields = "items(name,size,crc32c,generation,updated),nextPageToken"
-        return self._call(
+        listed = self._call(
             "list", prefix, lambda: list(self._bucket.list_blobs(prefix=self._key(prefix), fields=fields, **_once()))
         )
+        return [blob for blob in listed if not blob.name.endswith("/")]  # that are empty, and stand for folders
 
     @contextlib.contextmanager
     def _temporary(self, name: str) -> Iterator[Path]:
@@ -172,27 +185,56 @@ class GoogleBucket(Bucket):
 
     def _upload(self, name: str, path: Path, condition: dict[str, Any]) -> None:
         def attempt() -> None:
-            self._blob(name).upload_from_filename(str(path), checksum="crc32c", **_once(), **condition)
+            # The reply comes only when all that the kernel still holds is on its way, and blocks wait for that as well.
+            held = min(path.stat().st_size, _HELD) / SLOWEST
+            timeout = (TIMEOUT[0] + held, TIMEOUT[1] + held)
+            self._blob(name).upload_from_filename(
+                str(path), checksum="crc32c", **_once() | {"timeout": timeout}, **condition
+            )
 
         self._call("write", name, attempt)
 
-    def _fetch_ranges(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None]) -> None:
-        starts = range(0, stat.size, RANGE)
-        if len(starts) <= 1:
-            return self._fetch_range(name, stat, path, 0, tell)
-        with ThreadPoolExecutor(min(CONNECTIONS, len(starts)), thread_name_prefix="range") as pool:
-            for done in [pool.submit(self._fetch_range, name, stat, path, start, tell) for start in starts]:
-                done.result()
+    def _fetch_newest(self, name: str, path: Path) -> None:
+        """Fetch what there is now; who reads relies on no generation, so one that is replaced meanwhile is let go."""
+        for left in reversed(range(FETCHES)):
+            if (stat := self.stat(name)) is None:
+                raise FileNotFoundError(f"{self.uri}/{name}")
+            try:
+                return self.fetch(name, stat, path)
+            except Changed:
+                if not left:
+                    raise
 
-    def _fetch_range(self, name: str, stat: Stat, path: Path, start: int, tell: Callable[[int], None]) -> None:
-        """Bring one range into its place in the file; what has come of it when a transfer breaks off stays."""
+    def _fetch_ranges(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None]) -> None:
+        starts, over = range(0, stat.size, RANGE), threading.Event()
+        if len(starts) <= 1:
+            return self._fetch_range(name, stat, path, 0, tell, over)
+        with ThreadPoolExecutor(min(CONNECTIONS, len(starts)), thread_name_prefix="range") as pool:
+            ranges = [pool.submit(self._fetch_range, name, stat, path, start, tell, over) for start in starts]
+            try:
+                for done in as_completed(ranges):
+                    done.result()
+            except BaseException:
+                over.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _fetch_range(
+        self, name: str, stat: Stat, path: Path, start: int, tell: Callable[[int], None], over: threading.Event
+    ) -> None:
+        """Bring one range into its place in the file; what has come of it when a transfer breaks off stays.
+
+        It is given up soon after it is `over`, as it is when another range of the object cannot be had.
+        """
         at, stop = start, min(start + RANGE, stat.size)
 
         def attempt() -> None:
             nonlocal at
+            if over.is_set():
+                raise CancelledError
             with open(path, "r+b") as file:
                 file.seek(at)
-                sink = _Sink(file, stop - at, tell)
+                sink = _Sink(file, stop - at, tell, over)
                 try:
                     self._blob(name).download_to_file(
                         sink,
@@ -208,8 +250,13 @@ class GoogleBucket(Bucket):
             if at < stop:
                 raise _Broken(f"{stop - at} bytes are missing at the end of the answer")
 
-        if start < stop:
-            self._call("read", name, attempt)
+        while at < stop:
+            before = at
+            try:
+                self._call("read", name, attempt)
+            except Unavailable:
+                if at == before:  # else the store is there, however often it breaks off
+                    raise
 
     def _call(self, what: str, name: str, attempt: Callable[[], T]) -> T:
         """Do what may fail in passing until it succeeds or patience ends, and tell all else in our own terms."""
@@ -217,14 +264,23 @@ class GoogleBucket(Bucket):
         from google.auth.exceptions import GoogleAuthError
         from google.cloud.storage.exceptions import DataCorruption
         from google.cloud.storage.retry import DEFAULT_RETRY
+        from requests.exceptions import ConnectionError as RequestsConnectionError
+        from requests.exceptions import ContentDecodingError
 
         place = f"{self.uri}/{name}"
 
         def checked() -> T:
             try:
                 return attempt()
-            except (DataCorruption, json.JSONDecodeError) as error:
+            except (DataCorruption, json.JSONDecodeError, ContentDecodingError) as error:
                 raise _Broken(one_line(error)) from error
+            except (RequestsConnectionError, GoogleAuthError) as error:
+                if _UNTRUSTED in str(error):
+                    told = one_line(error).partition(_UNTRUSTED)[2].strip(" ]()'\"")
+                    raise CallerError(f"{place}: {_NOT_TRUSTED} ({told[:200]})") from None
+                if isinstance(error, GoogleAuthError) and _passes(error):
+                    raise _Broken(f"no token could be had: {one_line(error)}") from error
+                raise
 
         try:
             return DEFAULT_RETRY.with_delay(0.2, 8.0, 2.0).with_timeout(self.patience)(checked)()
@@ -253,20 +309,20 @@ class GoogleBucket(Bucket):
 
 
 class _Sink:
-    """The file that a transfer is written to: no more of it than was asked for, and not too slowly."""
+    """The file that a transfer is written to: no more of it than was asked for, and none once it is over."""
 
-    def __init__(self, file: BinaryIO, size: int, tell: Callable[[int], None]) -> None:
+    def __init__(self, file: BinaryIO, size: int, tell: Callable[[int], None], over: threading.Event) -> None:
         self._file = file
         self._size = size
         self._tell = tell
-        self._late = time.monotonic() + TIMEOUT[1] + size / SLOWEST
+        self._over = over
         self.written = 0
 
     def write(self, block: bytes) -> int:
+        if self._over.is_set():
+            raise CancelledError
         if self.written + len(block) > self._size:
             raise _Broken("the answer is longer than what was asked for")
-        if time.monotonic() > self._late:
-            raise _Broken(f"the transfer is slower than {SLOWEST} bytes a second")
         self._file.write(block)
         self.written += len(block)
         self._tell(len(block))
@@ -274,12 +330,21 @@ class _Sink:
 
 
 _LOG_IN = "run `gcloud auth application-default login`, or let GOOGLE_APPLICATION_CREDENTIALS name a key file"
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+_NOT_TRUSTED = "its TLS certificate is not trusted here; let REQUESTS_CA_BUNDLE name a file with that of who signed it"
 _PERMISSIONS = {
     "read": "storage.objects.get and storage.objects.list (roles/storage.objectViewer)",
     "list": "storage.objects.list (roles/storage.objectViewer)",
     "write": "storage.objects.create and storage.objects.delete (roles/storage.objectUser)",
     "delete": "storage.objects.delete (roles/storage.objectUser)",
 }
+
+
+def _passes(error: "GoogleAuthError") -> bool:
+    """Whether whoever gives out tokens could not be reached or was busy, so that the credentials may be good."""
+    from google.auth.exceptions import TransportError
+
+    return error.retryable or any(isinstance(part, TransportError) for part in (error, error.__cause__, *error.args))
 
 
 def _once() -> dict[str, Any]:
@@ -293,6 +358,8 @@ def _client(emulator: str | None) -> "storage.Client":
     from google.auth.exceptions import DefaultCredentialsError
     from google.cloud import storage
 
+    if emulator and not emulator.startswith(("http://", "https://")):
+        raise CallerError(f"STORAGE_EMULATOR_HOST={emulator}: is no address of the form http://HOST:PORT")
     # Else the client looks the bucket up in a thread of its own, for a tracing that nobody has asked for.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "1")
     try:
@@ -308,18 +375,31 @@ def _adapter() -> "HTTPAdapter":
     """Connections for more threads than the client's own adapter has, whose bytes are handed on as they come.
 
     The client waits for blocks of 8 KiB, so that a transfer which trickles would keep it busy for days without a word.
+    And what it sends must be away as a whole within the timeout of a connection; a file is sent in blocks.
     """
-    from requests import Response
+    from requests import PreparedRequest, Response
     from requests.adapters import HTTPAdapter
 
     class Adapter(HTTPAdapter):
-        def send(self, *args: Any, **kwargs: Any) -> Response:
-            response = super().send(*args, **kwargs)
-            read = functools.partial(response.raw.read1, _BLOCK, decode_content=False)
-            response.raw.stream = lambda *_, **__: iter(read, b"")
+        def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
+            if isinstance(request.body, bytes):
+                request = request.copy()  # the caller's may be sent again
+                request.body = io.BytesIO(request.body)
+            response = super().send(request, *args, **kwargs)
+            response.raw.stream = functools.partial(_stream, response.raw)
             return response
 
     return Adapter(pool_maxsize=_POOL)
+
+
+def _stream(raw: "HTTPResponse", amt: int = _BLOCK, decode_content: bool | None = None) -> Iterator[bytes]:
+    """An answer's body as it comes, decoded only if that is asked for; one that comes too slowly is broken off."""
+    began, size = time.monotonic(), 0
+    while block := raw.read1(_BLOCK, decode_content=decode_content):
+        size += len(block)
+        if time.monotonic() > began + TIMEOUT[1] + size / SLOWEST:
+            raise _Broken(f"the transfer is slower than {SLOWEST} bytes a second")
+        yield block
 
 
 def _stat(blob: "storage.Blob") -> Stat:

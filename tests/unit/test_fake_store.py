@@ -561,6 +561,14 @@ def test_down_resets_a_connection_that_waits_for_its_next_request(store):
             idle.recv(1)
 
 
+def test_the_upload_rate_holds_for_each_upload(store, bucket):
+    store.upload_rate = 1_000_000
+    start = time.monotonic()
+    upload(bucket.blob("new"), CONTENT)
+    assert len(CONTENT) / 1_000_000 < time.monotonic() - start < 1
+    assert store.get("bucket", "new") == CONTENT
+
+
 def test_the_rate_holds_for_each_download(store, blob):
     store.rate = 1_000_000
     start = time.monotonic()

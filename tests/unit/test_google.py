@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from google.auth.exceptions import RefreshError, TransportError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from requests.exceptions import SSLError
 
 from catdog.errors import CallerError, RunError
 from catdog.storage import Bucket, Changed, GoogleBucket, Stat, Unavailable, google, open_bucket
@@ -58,6 +60,12 @@ def test_objects_lie_under_the_prefix_and_others_are_not_seen(store: FakeStore, 
     assert bucket.list() == ["x"]
 
 
+def test_what_stands_for_a_folder_is_not_listed(store: FakeStore, bucket: Bucket) -> None:
+    for name in ("", "folder/", "folder/x"):
+        put(store, name, b"")
+    assert bucket.list() == ["folder/x"] and open_bucket("gs://bucket").list() == ["a/prefix/folder/x"]
+
+
 def test_a_list_of_many_pages_is_whole_sorted_and_goes_by_prefix(store: FakeStore, bucket: Bucket) -> None:
     names = [f"{folder}/{number}" for folder in ("b", "a", "ab") for number in range(5)]
     for name in names:
@@ -85,6 +93,30 @@ def test_the_times_of_all_objects_are_told_by_the_listing(store: FakeStore, buck
     times = bucket.times("a/")
     assert times.keys() == {"a/1", "a/2"} and all(abs(told - time.time()) < 60 for told in times.values())
     assert bucket.times().keys() == {"a/1", "a/2", "b"} and len(store.requests) - before == 2
+
+
+def test_answers_that_come_compressed_are_read(store: FakeStore, bucket: Bucket) -> None:
+    store.gzip = True
+    stat = bucket.swap("x", CONTENT, None)
+    assert bucket.list() == ["x"] and bucket.stat("x") == stat and bucket.read("x") == CONTENT
+    with pytest.raises(FileNotFoundError):
+        bucket.read("y")
+    store.faults.add(Fault("metadata", "flip", at=30), Fault("download", "status", code=403))
+    assert bucket.stat("x") == stat
+    with pytest.raises(CallerError, match="Status 403, as scripted"):
+        bucket.read("x")
+
+
+@pytest.mark.parametrize("ask", [lambda b: b.exists("x"), lambda b: b.list()])
+def test_a_list_or_metadata_that_trickle_are_asked_for_anew(
+    store: FakeStore, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, ask
+) -> None:
+    put(store, "x")
+    store.faults.add(Fault("metadata", "trickle", seconds=0.05), Fault("list", "trickle", seconds=0.05))
+    monkeypatch.setattr(google, "TIMEOUT", (1.0, 0.5))
+    began = time.monotonic()
+    assert ask(bucket)
+    assert time.monotonic() - began < 2
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -200,6 +232,30 @@ def test_a_transfer_that_trickles_is_given_up_and_begun_anew(
     assert fetched(bucket, "x", tmp_path / "x") == CONTENT
 
 
+@pytest.mark.parametrize(("what", "within"), [("status", 4), ("trickle", 2)])
+def test_the_patience_for_an_object_in_many_ranges_is_spent_once(
+    store: FakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what, within: float
+) -> None:
+    monkeypatch.setattr(google, "RANGE", len(CONTENT) // 24)
+    bucket = open_bucket("gs://bucket/a/prefix", patience=1.0)
+    put(store, "x")
+    stat = bucket.stat("x")
+    assert stat is not None
+    if what == "trickle":  # the first range is refused for good, while others are on their way
+        store.faults.add(Fault("download", "status", code=403, only_ranges=False))
+    store.faults.add(Fault("download", what, code=503, seconds=0.01, times=None))
+    began = time.monotonic()
+    with pytest.raises(CallerError if what == "trickle" else Unavailable, match="a/prefix/x"):
+        bucket.fetch("x", stat, tmp_path / "x")
+    assert time.monotonic() - began < within
+
+
+def test_a_transfer_that_moves_is_not_given_up_however_often_it_breaks_off(store: FakeStore, tmp_path: Path) -> None:
+    put(store, "x")
+    store.faults.add(Fault("download", "truncate", at=len(CONTENT) // 8, times=None))
+    assert fetched(open_bucket("gs://bucket/a/prefix", patience=0.3), "x", tmp_path / "x") == CONTENT
+
+
 def test_an_object_that_is_replaced_is_an_error_that_says_so(store: FakeStore, bucket: Bucket, tmp_path: Path) -> None:
     put(store, "x")
     stat = bucket.stat("x")
@@ -207,6 +263,39 @@ def test_an_object_that_is_replaced_is_an_error_that_says_so(store: FakeStore, b
     put(store, "x", b"other" * 20_000)
     with pytest.raises(Changed, match=r"a/prefix/x: was replaced"):
         bucket.fetch("x", stat, tmp_path / "x")
+
+
+def test_an_object_that_is_gone_though_it_was_relied_on_is_an_error_that_says_so(
+    store: FakeStore, bucket: Bucket, tmp_path: Path
+) -> None:
+    put(store, "x")
+    stat = bucket.stat("x")
+    assert stat is not None
+    store.delete("bucket", "a/prefix/x")
+    with pytest.raises(Changed, match=r"a/prefix/x: was deleted"):
+        bucket.fetch("x", stat, tmp_path / "x")
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_read_as_it_is_then(store: FakeStore, bucket: Bucket) -> None:
+    put(store, "x")
+    store.faults.add(Fault("download", "replace", content=b"newer"))
+    assert bucket.read("x") == b"newer"
+    store.faults.add(Fault("download", "replace", content=b"newest", times=None))
+    with pytest.raises(Changed, match=r"a/prefix/x: was replaced"):
+        bucket.read("x")
+
+
+def test_an_object_that_is_deleted_while_it_is_read_is_not_found(
+    store: FakeStore, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch_too_late(self: GoogleBucket, *args) -> None:
+        store.delete("bucket", "a/prefix/x")
+        fetch(self, *args)
+
+    put(store, "x")
+    fetch = GoogleBucket.fetch
+    monkeypatch.setattr(GoogleBucket, "fetch", fetch_too_late)
+    assert bucket.find("x") is None
 
 
 def test_an_object_that_is_replaced_between_two_ranges_is_no_mixture(
@@ -272,6 +361,70 @@ def test_credentials_that_are_not_taken_are_told_at_once(store: FakeStore, bucke
         bucket.read("x")
 
 
+def fail_first(monkeypatch: pytest.MonkeyPatch, store: FakeStore, error: Exception, times: int) -> list[Exception]:
+    """Have the client's next requests fail before they are made, as they do without a token; what is left of them."""
+    http = google._client(store.host)._http
+    request, errors = http.request, [error] * times
+
+    def fail(*args, **kwargs):
+        if errors:
+            raise errors.pop()
+        return request(*args, **kwargs)
+
+    monkeypatch.setattr(http, "request", fail)
+    return errors
+
+
+def refusal_because_of(cause: Exception) -> RefreshError:
+    error = RefreshError("told otherwise")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransportError("the metadata server is away"),
+        TransportError(ConnectionError("reset")),
+        RefreshError(TransportError("the metadata server is away")),
+        refusal_because_of(TransportError()),
+        RefreshError("internal_failure", {}, retryable=True),
+    ],
+)
+def test_a_token_that_cannot_be_had_for_a_moment_is_waited_for(
+    store: FakeStore, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    put(store, "x")
+    errors = fail_first(monkeypatch, store, error, 2)
+    assert bucket.read("x") == CONTENT and errors == []
+
+
+def test_a_token_that_is_refused_is_told_at_once(
+    store: FakeStore, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = fail_first(monkeypatch, store, RefreshError("invalid_grant", {}), 2)
+    with pytest.raises(CallerError, match=r"x: no valid credentials.*invalid_grant"):
+        bucket.read("x")
+    assert len(errors) == 1
+
+
+@pytest.mark.parametrize("what", [SSLError, lambda text: TransportError(SSLError(text))])
+def test_a_certificate_that_is_not_trusted_is_told_at_once(
+    store: FakeStore, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, what
+) -> None:
+    text = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate (_ssl.c:1032)"
+    errors = fail_first(monkeypatch, store, what(text), 2)
+    with pytest.raises(CallerError, match=r"x: .*not trusted.*REQUESTS_CA_BUNDLE.*self-signed"):
+        bucket.read("x")
+    assert len(errors) == 1
+
+
+def test_an_emulator_without_a_scheme_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "localhost:9023")
+    with pytest.raises(CallerError, match=r"STORAGE_EMULATOR_HOST=localhost:9023: .*http://HOST:PORT"):
+        open_bucket("gs://bucket/x").list()
+
+
 @pytest.mark.parametrize("ask", [lambda b: b.read("x"), lambda b: b.list(), lambda b: b.write("x", b"")])
 def test_a_bucket_that_does_not_exist_is_told_at_once(store: FakeStore, ask) -> None:
     with pytest.raises(CallerError, match="there is no bucket missing"):
@@ -314,6 +467,15 @@ def test_uploads_of_any_size_survive_faults(store: FakeStore, bucket: Bucket, si
     assert store.get("bucket", "a/prefix/x") == content
 
 
+@pytest.mark.parametrize("size", [6_000_000, 9_000_000])  # in one request, and in a resumable one
+def test_an_upload_may_take_longer_than_any_timeout(store: FakeStore, bucket: Bucket, size: int) -> None:
+    store.upload_rate = size / 2
+    content = bytes(size)
+    bucket.write("x", content)
+    assert store.get("bucket", "a/prefix/x") == content
+    assert store.count("upload") <= 2
+
+
 def test_what_a_killed_writer_left_on_this_machine_is_swept_and_what_is_in_use_is_not(
     store: FakeStore, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +495,18 @@ with open_bucket("gs://bucket/x").writing("state.npz") as path:
         assert list(tmp_path.iterdir()) == [path] != [left]
         path.write_bytes(b"mine")
     assert bucket.read("mine") == b"mine"
+
+
+def test_what_only_looks_like_a_temporary_file_is_not_swept(
+    store: FakeStore, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(google, "_JUST_MADE", -1.0)
+    theirs = ["catdog-photos.zip", "catdog-abcdefgh", "catdog-part-1.zip", "catdog-part-abcdefgh-old.tar.gz"]
+    for name in [*theirs, "catdog-part-abcd_fg1.npz"]:
+        (tmp_path / name).touch()
+    bucket.sweep()
+    assert sorted(os.listdir(tmp_path)) == sorted(theirs)
 
 
 def test_a_block_that_ends_badly_writes_nothing(
