@@ -59,7 +59,7 @@ class Bucket(ABC):
 
         `tell` is given the number of bytes as they come, perhaps by several threads, and a negative one for those that
         have to come again; what it raises ends the copy.
-        Raises FileNotFoundError, Changed when it is of another generation, RunError when its bytes are not those that
+        Raises Changed when it is gone or of another generation, RunError when its bytes are not those that
         `stat` tells, however often they are fetched, and Unavailable.
         """
 
