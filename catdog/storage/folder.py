@@ -43,7 +43,10 @@ class Folder(Bucket):
         return self.local(name).is_file()
 
     def fetch(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None] = nobody) -> None:
-        shutil.copyfile(self.local(name), path)
+        try:
+            shutil.copyfile(self.local(name), path)
+        except FileNotFoundError:
+            raise Changed(f"{self.local(name)}: was deleted by another process while this one relied on it") from None
         tell(stat.size)
         if (found := crc32c(path)) != stat.crc32c:
             raise RunError(f"{self.local(name)}: crc32c {stat.crc32c} expected, {found} found")
