@@ -352,6 +352,8 @@ def _check_places(recipe: Recipe) -> None:
     if not recipe.run.uri:
         raise CallerError("run.uri is empty: name the run's folder with --run")
     open_bucket(recipe.run.uri)
+    if not recipe.data.uri:
+        raise CallerError("data.uri is empty: name the data set with --data.uri")
     load_manifest(open_bucket(recipe.data.uri))
 
 

@@ -96,12 +96,13 @@ class Manifest:
 
 def load_manifest(bucket: Bucket) -> Manifest:
     """The manifest of a data set; raises CallerError where there is none or it is not one."""
-    if not bucket.exists(MANIFEST):
+    found = bucket.find(MANIFEST)
+    if found is None:
         root = bucket.local("")
         what = "no such folder" if root and not root.is_dir() else f"holds no data set: there is no {MANIFEST}"
         raise CallerError(f"{bucket.uri}: {what}; write one with `catdog prepare SOURCE {bucket.uri}`")
     try:
-        content = json.loads(bucket.read(MANIFEST))
+        content = json.loads(found)
         if (version := _entry(content, "format", int)) != 1:
             raise CallerError(f"{bucket.uri}/{MANIFEST}: format {version}; this version reads format 1")
         if (classes := _entry(content, "classes", list)) != list(CLASSES):

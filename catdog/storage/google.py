@@ -9,6 +9,7 @@ import fcntl
 import functools
 import io
 import json
+import logging
 import os
 import re
 import tempfile
@@ -41,6 +42,11 @@ CONNECTIONS = 4
 """Ranges of one object that are fetched at a time."""
 FETCHES = 3
 """Times that an object is fetched whole before its bytes are taken to be wrong in the store, or never to stay."""
+
+SILENT = 5.0
+"""Seconds of faults after which the person who waits is told."""
+
+_log = logging.getLogger(__name__)
 
 _POOL = 256
 _TEMPORARY = "catdog-part-"
@@ -282,8 +288,18 @@ class GoogleBucket(Bucket):
                     raise _Broken(f"no token could be had: {one_line(error)}") from error
                 raise
 
+        began, told = time.monotonic(), threading.Event()
+
+        def tell(error: Exception) -> None:
+            if time.monotonic() - began > SILENT and not told.is_set():
+                told.set()
+                _log.warning(
+                    "%s: cannot be reached yet, for up to %.0f s more: %s", place, self.patience, type(error).__name__
+                )
+
         try:
-            return DEFAULT_RETRY.with_delay(0.2, 8.0, 2.0).with_timeout(self.patience)(checked)()
+            retry = DEFAULT_RETRY.with_delay(0.2, 8.0, 2.0).with_timeout(self.patience)
+            return retry(checked, on_error=tell)()
         except api.PreconditionFailed:
             raise Changed(f"{place}: was replaced by another process while this one relied on it") from None
         except api.NotFound as error:
@@ -364,8 +380,8 @@ def _client(emulator: str | None) -> "storage.Client":
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "1")
     try:
         client = storage.Client(project=None)
-    except DefaultCredentialsError:
-        raise CallerError(f"gs://: there are no Google credentials here: {_LOG_IN}") from None
+    except DefaultCredentialsError as error:
+        raise CallerError(f"gs://: no Google credentials: {_LOG_IN} ({one_line(error)[:200]})") from None
     for scheme in ("http://", "https://"):
         client._http.mount(scheme, _adapter())
     return client

@@ -102,6 +102,8 @@ def held(run: Bucket, age: float) -> bool:
 def _acquire(run: Bucket, content: bytes, say: Callable[[str], None]) -> Stat:
     seen = run.stat(LEASE)
     if seen is not None and not _free(holder := _holder(run)):
+        if holder.get("machine") == _machine():
+            raise CallerError(_refusal(run, holder))
         say(f"waiting up to {SECONDS:.0f} s: {_name(holder)} may still be training this run")
         seen = _waited_for(run, seen)
     try:
@@ -117,8 +119,12 @@ def _waited_for(run: Bucket, seen: Stat) -> Stat | None:
         time.sleep(SECONDS / 30)
         now = run.stat(LEASE)
     if now != seen and now is not None and not _free(holder := _holder(run)):
-        raise CallerError(f"{run.uri}: is being trained by {_name(holder)}; stop that, or use another --run")
+        raise CallerError(_refusal(run, holder))
     return now
+
+
+def _refusal(run: Bucket, holder: dict[str, Any]) -> str:
+    return f"{run.uri}: is being trained by {_name(holder)}; stop that, or use another --run"
 
 
 def _free(holder: dict[str, Any]) -> bool:

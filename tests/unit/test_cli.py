@@ -114,7 +114,7 @@ def mistake(arguments: list[str | Path], capsys: pytest.CaptureFixture[str]) -> 
         (["train", QUICKSTART, "--data.side", "big"], "data.side = 'big': must be a whole number"),
         (["train", QUICKSTART, "--data.streams", "7"], "must be a multiple of data.streams (7)"),
         (["train", QUICKSTART, "--data.uri", "/none/here"], "/none/here: no such folder"),
-        (["train", QUICKSTART, "--data.uri="], "an empty URI"),
+        (["train", QUICKSTART, "--data.uri="], "data.uri is empty: name the data set"),
         (["train", QUICKSTART, "--run", ""], "run.uri is empty: name the run's folder with --run"),
         (["evaluate", "/none/here"], "/none/here: there is no run here"),
         (["evaluate", "x", "--split", "tset"], "evaluate: --split 'tset': must be one of train, val, test"),
