@@ -164,10 +164,11 @@ def _dataset(
 
     options = tf.data.Options()
     options.deterministic = True
+    # Its thread sleeps twice as long each time, up to a minute, and may keep an iterator from ending until it wakes.
+    options.autotune.enabled = False
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     # Python hands over whole batches; cutting them up again lets every core decode single pictures.
     dataset = tf.data.Dataset.from_generator(elements, output_signature=signature).prefetch(2).unbatch()
-    # Not AUTOTUNE: beside threads that fetch shards it often settled on one core of two, for the whole of an epoch.
     dataset = dataset.map(decoded, num_parallel_calls=cores())
     dataset = dataset.batch(rows, drop_remainder=True).apply(tf.data.experimental.assert_cardinality(count))
     return dataset.prefetch(2).with_options(options)
