@@ -485,7 +485,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _write(self, body: memoryview, fault: Fault) -> None:
         """Send in blocks, with a pause after each that keeps to the rate, which may change on the way."""
         while body:
-            size, pause, rate = 1 << 16, 0.0, self.server.store.rate
+            size, pause, rate = 1 << 20, 0.0, self.server.store.rate
             if fault.what == "trickle":
                 size, pause = 1, fault.seconds
             elif rate and fault.kind == "download":

@@ -33,7 +33,7 @@ from catdog.recipe import Cache, Data, Recipe
 from catdog.storage import Bucket, Folder, crc32c, open_bucket
 from tests.fake_store import FakeStore
 
-SHARDS, STREAMS, BATCH = 32, 16, 64
+SHARDS, STREAMS, BATCH = 16, 16, 64
 CAP = 4_000_000
 """Bytes a second that one connection brings over the slow link."""
 
@@ -49,7 +49,7 @@ def main() -> None:
         data = Folder(str(folder / "data"))
         prepare(f"folder:{arguments.photos}", data, shards=SHARDS)
         shards = load_manifest(data).split("train")
-        more = copies(data, shards, 8)
+        more = copies(data, shards, 16)
         with serving(data.uri):
             epochs(data, more, folder, arguments.rounds)
         with serving(data.uri, rate=CAP):
@@ -71,9 +71,9 @@ def copies(data: Bucket, shards: Sequence[Shard], times: int) -> list[Shard]:
 def epochs(data: Bucket, shards: Sequence[Shard], folder: Path, rounds: int) -> None:
     first, second = [], []
     for number in range(rounds):
-        fresh = Cache(folder=str(folder / f"cache-{number}"))
         local = two_epochs(data, shards, Cache())
-        streamed = two_epochs(open_bucket("gs://bucket"), shards, fresh)
+        with tempfile.TemporaryDirectory(dir=folder) as fresh:
+            streamed = two_epochs(open_bucket("gs://bucket"), shards, Cache(folder=fresh))
         first.append(streamed[0] / local[0])
         second.append(streamed[1] / local[1])
         rates = [f"{rate:.0f}" for rate in (*local, *streamed)]
