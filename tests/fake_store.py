@@ -114,6 +114,10 @@ class Faults:
             self._faults += faults
             self._seen += [0] * len(faults)
 
+    def clear(self) -> None:
+        with self._lock:
+            self._faults, self._seen = [], []
+
     def take(self, request: Request) -> Fault:
         """The fault that hits this request."""
         with self._lock:

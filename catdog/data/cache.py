@@ -32,6 +32,9 @@ class ShardCache(Protocol):
     def follow(self, shards: Sequence[Shard], needs: Iterator[Need]) -> contextlib.AbstractContextManager[ShardFiles]:
         """The files for a pass whose needs count the shards by their place in `shards`."""
 
+    def close(self) -> None:
+        """Bring nothing more: who waits for a shard gets Closed."""
+
 
 @contextlib.contextmanager
 def open_cache(bucket: Bucket, pins: Mapping[str, Stat], settings: Cache) -> Iterator[ShardCache]:
@@ -72,6 +75,9 @@ class _Folder:
     @contextlib.contextmanager
     def follow(self, shards: Sequence[Shard], needs: Iterator[Need]) -> Iterator["_Folder"]:
         yield self
+
+    def close(self) -> None:
+        pass
 
     def reach(self, step: int) -> None:
         pass

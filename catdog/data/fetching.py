@@ -30,6 +30,10 @@ _REST_AFTER_FAILURE = 5.0
 """Seconds without prefetches after one that failed."""
 
 
+class Closed(Exception):
+    """The cache brings nothing more."""
+
+
 class FetchedShards:
     """Shards that are fetched by threads of their own, for passes that tell what they need and when.
 
@@ -78,7 +82,7 @@ class FetchedShards:
             self._settle()
 
     def open(self, name: str) -> BinaryIO:
-        """A shard's file; waits until it is there, which is bounded by a fetch and PATIENCE, and raises what failed."""
+        """A shard's file; waits until it is there, which is bounded by a fetch and patience, and raises what failed."""
         if name in self._checked:
             with contextlib.suppress(FileNotFoundError):
                 return open(self._paths[name], "rb")
@@ -90,7 +94,7 @@ class FetchedShards:
                 self._settle()
                 while name not in self._held:
                     if self._closed:
-                        raise RuntimeError("the cache is closed")
+                        raise Closed
                     if name in self._failed:
                         self._told.add(name)
                         raise self._failed[name]
@@ -101,7 +105,7 @@ class FetchedShards:
                 self._settle()
 
     def close(self) -> None:
-        """Let go of everything. A fetch in hand is ended by its thread, which then ends too."""
+        """Let go of everything; who waits for a shard gets Closed. A fetch in hand is ended by its thread."""
         with self._changed:
             self._closed = True
             self._passes = []

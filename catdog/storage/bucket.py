@@ -69,8 +69,11 @@ class Bucket(ABC):
         """A file with the object's bytes, for as long as the block lasts; raises FileNotFoundError."""
 
     @abstractmethod
-    def writing(self, name: str) -> contextlib.AbstractContextManager[Path]:
-        """A file to write; it becomes the object, durably, when the block ends well and is gone when it ends badly."""
+    def writing(self, name: str, *, new: bool = False) -> contextlib.AbstractContextManager[Path]:
+        """A file to write; it becomes the object, durably, when the block ends well and is gone when it ends badly.
+
+        What is `new` replaces nothing: raises Changed where there is such an object already, with other bytes.
+        """
 
     @abstractmethod
     def swap(self, name: str, content: bytes, expected: Stat | None) -> Stat:

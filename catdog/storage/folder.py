@@ -59,7 +59,7 @@ class Folder(Bucket):
         yield path
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
+    def writing(self, name: str, *, new: bool = False) -> Iterator[Path]:
         target = self.local(name)
         with self._writable():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,10 @@ class Folder(Bucket):
             yield temporary
             _sync(temporary)
             temporary.chmod(0o644)
-            os.replace(temporary, target)
+            with self._alone(name) if new else contextlib.nullcontext():
+                if new and self.stat(name) not in (None, Stat(temporary.stat().st_size, crc32c(temporary))):
+                    raise _changed(target)
+                os.replace(temporary, target)
             _sync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
@@ -78,10 +81,9 @@ class Folder(Bucket):
     def swap(self, name: str, content: bytes, expected: Stat | None) -> Stat:
         with self._writable():
             self.local(name).parent.mkdir(parents=True, exist_ok=True)
-        with open(self.local(name).with_name(_LOCK), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._alone(name):
             if self.stat(name) != expected:
-                raise Changed(f"{self.local(name)}: was written by another process")
+                raise _changed(self.local(name))
             with self.writing(name) as path:
                 path.write_bytes(content)
                 return Stat(len(content), crc32c(path))
@@ -106,12 +108,23 @@ class Folder(Bucket):
         return self._root
 
     @contextlib.contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Alone with an object among all who ask for this."""
+        with open(self.local(name).with_name(_LOCK), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
     def _writable(self) -> Iterator[None]:
         """Turn what the caller can mend into a CallerError; a full disk passes, for that is no mistake."""
         try:
             yield
         except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise CallerError(f"{self.uri}: cannot be written: {error.strerror}: {error.filename}") from None
+
+
+def _changed(path: Path) -> Changed:
+    return Changed(f"{path}: was written by another process")
 
 
 def _hidden(name: str) -> bool:

@@ -111,27 +111,18 @@ class GoogleBucket(Bucket):
             yield path
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
+    def writing(self, name: str, *, new: bool = False) -> Iterator[Path]:
         with self._temporary(name) as path:
             yield path
-            self._upload(name, path, {})
+            if new:
+                self._replace(name, path, 0)
+            else:
+                self._upload(name, path, {})
 
     def swap(self, name: str, content: bytes, expected: Stat | None) -> Stat:
-        generation = 0 if expected is None else expected.generation or None
         with self._temporary(name) as path:
             path.write_bytes(content)
-            ours = (len(content), crc32c(path))
-            try:
-                self._upload(name, path, {"if_generation_match": generation})
-            except Changed:
-                # An upload whose answer was lost is refused when it is tried again: then what is there is ours.
-                there = self.stat(name)
-                if there is None or (there.size, there.crc32c) != ours:
-                    raise
-        found = self.stat(name)
-        if found is None or (found.size, found.crc32c) != ours:
-            raise Changed(f"{self.uri}/{name}: was written by another process")
-        return found
+            return self._replace(name, path, 0 if expected is None else expected.generation or None)
 
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -199,6 +190,20 @@ class GoogleBucket(Bucket):
             )
 
         self._call("write", name, attempt)
+
+    def _replace(self, name: str, path: Path, generation: int | None) -> Stat:
+        """Upload only if what is there is of that generation: 0 for nothing, None for anything."""
+        ours = (path.stat().st_size, crc32c(path))
+        refused = None
+        try:
+            self._upload(name, path, {"if_generation_match": generation})
+        except Changed as error:
+            refused = error
+        # An upload whose answer was lost is refused when it is tried again: then what is there is ours.
+        found = self.stat(name)
+        if found is None or (found.size, found.crc32c) != ours:
+            raise refused or Changed(f"{self.uri}/{name}: was written by another process")
+        return found
 
     def _fetch_newest(self, name: str, path: Path) -> None:
         """Fetch what there is now; who reads relies on no generation, so one that is replaced meanwhile is let go."""

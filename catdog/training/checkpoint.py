@@ -11,7 +11,7 @@ import numpy as np
 
 from catdog.errors import RunError
 from catdog.run import CHECKPOINTS
-from catdog.storage import Bucket, Stat, crc32c
+from catdog.storage import Bucket, Changed, Stat, crc32c
 
 COMMIT = "COMMITTED.json"
 STATE = "state.npz"
@@ -102,7 +102,7 @@ class Checkpoints:
     A checkpoint is a folder with the state, and is valid only with its COMMITTED.json, written last, which names each
     file's size and crc32c. The newest `keep` stay, and what was the best one when each of them was taken; an older one
     goes only after a newer is committed.
-    `allowed` is called before each commit and before anything is deleted, and raises when another process has the run.
+    `allowed` is called before anything is written or deleted, and raises when another process has the run.
     """
 
     def __init__(self, run: Bucket, keep: int, allowed: Callable[[], None] = lambda: None) -> None:
@@ -200,19 +200,29 @@ class Checkpoints:
                 self._changed.notify_all()
 
     def _write(self, snapshot: _Snapshot) -> None:
+        self._allowed()
         for name, content in snapshot.beside.items():
             self._run.write(name, content)
         step = snapshot.position.step
         if step in self.steps():
             return  # what is committed is never written again: a validation that has come to it since can be repeated
-        self._run.delete_all(_folder(step))  # a commit whose state is gone, of a process that has lost its lease
-        with self._run.writing(state_name(step)) as path:
-            np.savez(path, allow_pickle=False, **snapshot.arrays)
-            files = [{"name": STATE, "size": path.stat().st_size, "crc32c": crc32c(path)}]
+        try:
+            state = self._write_state(step, snapshot.arrays)
+        except Changed:
+            self._allowed()
+            state = self._write_state(step, snapshot.arrays)  # what came between is of a process that lost its lease
+        files = [{"name": STATE, "size": state.size, "crc32c": state.crc32c}]
         self._allowed()
         self._run.swap(commit_name(step), _json({"position": asdict(snapshot.position), "files": files}), None)
         self._allowed()  # the commit may have been long on its way
         self._retain()
+
+    def _write_state(self, step: int, arrays: Arrays) -> Stat:
+        """Replaces no other state: this process may lose its lease meanwhile, and the next one commit the same step."""
+        self._run.delete_all(_folder(step))  # what a save that came to no commit has left
+        with self._run.writing(state_name(step), new=True) as path:
+            np.savez(path, allow_pickle=False, **arrays)
+            return Stat(path.stat().st_size, crc32c(path))
 
     def _retain(self) -> None:
         steps = self.steps()

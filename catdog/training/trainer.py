@@ -12,6 +12,7 @@ from catdog import recipe as recipes
 from catdog.data import order as orders
 from catdog.data import pipeline
 from catdog.data.cache import open_cache
+from catdog.data.fetching import Closed
 from catdog.data.order import Order, Share
 from catdog.data.records import Records
 from catdog.data.room import require_room, required_bytes
@@ -67,7 +68,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
             checkpoints.sweep()
             records = {split: Records(manifest.split(split), cache) for split in ("train", "val")}
             job = _Job(recipe, run, manifest, order, records["train"], records["val"], strategy, checkpoints, lease)
-            with StopRequest() as stop:
+            with StopRequest(cache.close) as stop:
                 best = _loop(job, stop, newest)
         finally:
             checkpoints.close()
@@ -121,6 +122,13 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
         job.checkpoints.save(replace(now, window=window.sums()), state.snapshot(), log.objects())
         return time.monotonic()
 
+    def committed_stop(step: int) -> Stopped:
+        window.take_all()
+        save(replace(position, step=step))
+        job.checkpoints.wait()
+        assert stop.signal is not None
+        return Stopped(stop.signal, step)
+
     try:
         for step in range(position.step, total + 1):
             if step > 0 and step % per_epoch == 0 and position.validated < step:
@@ -136,10 +144,7 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                 window.take_all()
                 saved_at = save(position := replace(position, step=step))
             if stop.signal:
-                window.take_all()
-                save(replace(position, step=step))
-                job.checkpoints.wait()
-                raise Stopped(stop.signal, step)
+                raise committed_stop(step)
             if step == total:
                 break
             job.checkpoints.check()
@@ -148,8 +153,11 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                 span = _span(plan, step)
                 train_step, batches = _start_phase(job, state, span, step)
                 window.start_phase()
-            with window.waiting():
-                batch = next(batches)
+            try:
+                with window.waiting():
+                    batch = next(batches)
+            except Closed:  # by a signal
+                raise committed_stop(step) from None
             window.add(step + 1, train_step(batch, span.learning_rate(step), step))
             screen.step(step + 1, span.phase.name)
             if (step + 1) % recipe.run.log_every == 0 or (step + 1) % per_epoch == 0:

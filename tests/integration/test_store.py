@@ -128,6 +128,24 @@ def test_while_the_store_is_away_training_goes_on_and_all_is_saved_once_it_is_ba
     assert_same(run, undisturbed)
 
 
+def test_a_run_that_waits_for_shards_stops_at_once_when_it_is_told_to(
+    store: FakeStore, recipe_file: Path, run: Bucket, undisturbed: Bucket
+) -> None:
+    for split, step in (("train", 0), ("val", 10)):
+        store.faults.add(Fault("download", "status", name=f"{split}-00000", times=None))
+        process = Process(recipe_file, run)
+        process.wait_until(lambda log, step=step: "40 steps" in log if step == 0 else past(step)(log))
+        process.wait_until(lambda _, split=split: store.count("download", f"{split}-00000") > 2)
+        began = time.monotonic()
+        process.process.send_signal(signal.SIGTERM)
+        assert process.process.wait(60) == 128 + signal.SIGTERM, process.log.read_text()
+        assert time.monotonic() - began < 10
+        assert f"stopped by SIGTERM at step {step}, which is committed" in process.log.read_text()
+        store.faults.clear()
+    assert "going on from step 10" in Process(recipe_file, run).finish()
+    assert_same(run, undisturbed)
+
+
 @pytest.mark.slow
 def test_past_its_patience_a_run_stops_with_all_that_was_committed_and_goes_on_later(
     store: FakeStore, recipe: Recipe, run: Bucket, undisturbed: Bucket, monkeypatch: pytest.MonkeyPatch
