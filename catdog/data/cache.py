@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import resource
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -45,6 +46,7 @@ def open_cache(bucket: Bucket, pins: Mapping[str, Stat], settings: Cache) -> Ite
     if bucket.local("") is not None:
         yield _Folder(bucket)
         return
+    _let_open(len(pins))
     cache = FetchedShards(bucket, pins, settings, Entries(_made(settings), settings.max_bytes))
     try:
         yield cache
@@ -64,6 +66,15 @@ def _made(settings: Cache) -> Path:
             raise
         raise CallerError(f"cache.folder = {str(folder)!r}: cannot be written: {error.strerror}") from None
     return folder
+
+
+def _let_open(files: int) -> None:
+    """Let this process have so many more files open, as far as it may, for each shard in use is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + files
+        limit = wanted if hard == resource.RLIM_INFINITY else max(soft, min(wanted, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 class _Folder:

@@ -46,6 +46,7 @@ class FetchedShards:
         self._pins = pins
         self._settings = settings
         self._disk = disk
+        self._patience = max(entries.PATIENCE, bucket.patience)  # others may wait for the same store
         self._paths = {name: disk.path(name, pin) for name, pin in pins.items()}
         self._checked: set[str] = set()  # what was found whole, or fetched, at least once
         self._changed = threading.Condition()  # guards all that follows
@@ -203,7 +204,7 @@ class FetchedShards:
                 return None
             elif self._fetching or self._disk.is_moving(path):
                 patient_since = time.monotonic()
-            elif time.monotonic() - patient_since > entries.PATIENCE:
+            elif time.monotonic() - patient_since > self._patience:
                 raise self._starved(name)
             with self._changed:
                 self._changed.wait(_POLL)
@@ -235,7 +236,7 @@ class FetchedShards:
             _named({path: size for path, size in in_use if (path in ours) == own}) for own in (True, False)
         )
         return RunError(
-            f"{self._paths[name]}: waited {entries.PATIENCE:.0f} s for other processes that use or fetch {elsewhere}, and this"
+            f"{self._paths[name]}: waited {self._patience:.0f} s for other processes that use or fetch {elsewhere}, and this"
             f" one {here}, of cache.max_bytes = {self._settings.max_bytes}"
         )
 

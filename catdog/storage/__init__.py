@@ -1,9 +1,9 @@
 """`Bucket`: whole objects under one URI, in a folder or in Google Cloud Storage, read and written all or nothing."""
 
 from catdog.errors import CallerError
-from catdog.storage.bucket import Bucket, Changed, Stat, Unavailable, crc32c
+from catdog.storage.bucket import PATIENCE, Bucket, Changed, Stat, Unavailable, crc32c
 from catdog.storage.folder import Folder
-from catdog.storage.google import PATIENCE, GoogleBucket
+from catdog.storage.google import GoogleBucket
 
 __all__ = ["Bucket", "Changed", "Folder", "GoogleBucket", "Stat", "Unavailable", "crc32c", "open_bucket"]
 

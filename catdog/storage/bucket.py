@@ -11,6 +11,9 @@ import numpy as np
 
 from catdog.errors import RunError
 
+PATIENCE = 60.0
+"""Seconds for which a fault of a store that may pass is borne."""
+
 
 class Changed(RunError):
     """An object is not, or no longer, what it was expected to be."""
@@ -45,6 +48,8 @@ class Bucket(ABC):
     """
 
     uri: str
+    patience: float = PATIENCE
+    """Seconds for which a fault that may pass is borne."""
 
     @abstractmethod
     def times(self, prefix: str = "") -> dict[str, float]:

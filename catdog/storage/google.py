@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from requests.adapters import HTTPAdapter
     from urllib3.response import HTTPResponse
 
-PATIENCE = 60.0
-"""Seconds for which a fault that may pass is borne."""
 TIMEOUT = (5.0, 20.0)
 """Seconds until a connection stands, and between two packets of an answer."""
 SLOWEST = 10_000
@@ -68,8 +66,6 @@ class _Broken(ConnectionError):
 @dataclass(frozen=True)
 class GoogleBucket(Bucket):
     """The objects of a bucket in Google Cloud Storage under a prefix."""
-
-    patience: float = PATIENCE
 
     def times(self, prefix: str = "") -> dict[str, float]:
         return {blob.name.removeprefix(self._prefix): blob.updated.timestamp() for blob in self._listed(prefix)}

@@ -208,9 +208,9 @@ class Checkpoints:
             return  # what is committed is never written again: a validation that has come to it since can be repeated
         try:
             state = self._write_state(step, snapshot.arrays)
-        except Changed:
+        except (Changed, FileNotFoundError):  # another process has put its own there, or swept ours away
             self._allowed()
-            state = self._write_state(step, snapshot.arrays)  # what came between is of a process that lost its lease
+            state = self._write_state(step, snapshot.arrays)
         files = [{"name": STATE, "size": state.size, "crc32c": state.crc32c}]
         self._allowed()
         self._run.swap(commit_name(step), _json({"position": asdict(snapshot.position), "files": files}), None)

@@ -70,7 +70,7 @@ def copies(data: Bucket, shards: Sequence[Shard], times: int) -> list[Shard]:
 
 def epochs(data: Bucket, shards: Sequence[Shard], folder: Path, rounds: int) -> None:
     first, second = [], []
-    for number in range(rounds):
+    for _ in range(rounds):
         local = two_epochs(data, shards, Cache())
         with tempfile.TemporaryDirectory(dir=folder) as fresh:
             streamed = two_epochs(open_bucket("gs://bucket"), shards, Cache(folder=fresh))

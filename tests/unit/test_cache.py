@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import tempfile
 import threading
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 
 from catdog.data import entries
 from catdog.data.cache import ShardFiles, open_cache
+from catdog.data.fetching import Closed
 from catdog.data.order import Need, Order, Share, evaluation, evaluation_needs
 from catdog.data.room import require_room, required_bytes
 from catdog.data.shards import Shard
@@ -57,6 +59,7 @@ class FakeBucket:
     """Shards in memory, whose fetches are noted, and held up or failed on demand."""
 
     uri = "gs://fake"
+    patience = 0.0
 
     def __init__(self, *splits: Sequence[Shard], delay: float = 0.0, log: Path | None = None) -> None:
         shards = [(i, shard) for split in splits for i, shard in enumerate(split)]
@@ -524,7 +527,7 @@ def test_the_threads_end_with_the_block_once_the_fetch_in_hand_has_ended(folder)
         files = straggler.__enter__()
         assert eventually(lambda: bucket.active == 2)
         assert fetchers() == 2
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(Closed):
         files.open(shards[3])
     gate.set()
     assert eventually(lambda: fetchers() == 0)
@@ -629,6 +632,32 @@ def test_exactly_what_is_asked_for_suffices_for_training_and_validation(order, d
                         val_files.reach(val_step)
                         found = np.searchsorted(val_starts, rows[rows >= 0], side="right") - 1
                         assert_read(val_files, val, *found.tolist())
+
+
+def test_more_shards_may_be_in_use_than_a_process_may_open_files_by_default(folder):
+    shards = make_shards(100)
+    bucket = FakeBucket(shards)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 50, before[1]))
+    try:
+        with cached(bucket, folder) as cache, cache.follow(shards, (Need(n, 0, 0) for n in range(100))) as files:
+            files.reach(0)
+            assert_read(files, shards, *range(100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_store_that_is_waited_for_longer_is_waited_for_in_other_processes_too(folder, monkeypatch):
+    monkeypatch.setattr(entries, "PATIENCE", 0.1)
+    shards = make_shards(1)
+    away, bucket = FakeBucket(shards), FakeBucket(shards)
+    away.gates, bucket.patience = {0: (back := threading.Event())}, 60.0
+    with cached(away, folder) as one, cached(bucket, folder) as two, one.follow(shards, one_after_another(0)):
+        assert eventually(lambda: away.begun == [0])
+        threading.Timer(0.5, back.set).start()
+        with two.follow(shards, iter(())) as files:
+            assert_read(files, shards, 0)
+    assert bucket.begun == []
 
 
 def test_room_that_others_hold_is_waited_for_not_for_ever(folder, monkeypatch):

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,10 @@ def test_what_a_person_puts_beside_the_checkpoints_is_left_alone(run: Bucket) ->
 class Stuck(Folder):
     """A store that does not answer until it is let go."""
 
-    def writing(self, name: str) -> contextlib.AbstractContextManager[Path]:
+    def writing(self, name: str, *, new: bool = False) -> contextlib.AbstractContextManager[Path]:
         if name.endswith("state.npz"):
             assert GO.wait(30)
-        return super().writing(name)
+        return super().writing(name, new=new)
 
 
 GO = threading.Event()
@@ -119,7 +120,7 @@ def test_a_process_that_lost_the_run_while_it_committed_deletes_nothing(run: Buc
 
     def lost_meanwhile() -> None:
         asked.append(1)
-        if len(asked) > 1:
+        if len(asked) > 2:
             raise RunError("another process has it")
 
     checkpoints = Checkpoints(run, keep=1, allowed=lost_meanwhile)
@@ -127,6 +128,49 @@ def test_a_process_that_lost_the_run_while_it_committed_deletes_nothing(run: Buc
     with pytest.raises(RunError, match="another process"):
         checkpoints.wait()
     assert checkpoints.steps() == [1, 2, 3]
+
+
+class Overtaken(Folder):
+    """A store so slow that another process saves step 1 while its state is on its way here."""
+
+    @contextlib.contextmanager
+    def writing(self, name: str, *, new: bool = False) -> Iterator[Path]:
+        with super().writing(name, new=new) as path:
+            yield path
+            if name.endswith("state.npz") and not Path(self.uri, name).exists():
+                saved(Folder(self.uri), [1])
+
+
+def test_a_process_that_lost_the_run_while_it_uploaded_leaves_the_other_ones_checkpoint_alone(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def lost_meanwhile() -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise RunError("another process has it")
+
+    checkpoints = Checkpoints(Overtaken(str(tmp_path)), keep=2, allowed=lost_meanwhile)
+    checkpoints.save(position(1), arrays(99), {})
+    with pytest.raises(RunError, match="another process has it"):
+        checkpoints.wait()
+    assert checkpoints.restore(1)[1]["count"] == 1
+
+
+def test_a_process_that_has_the_run_saves_its_state_over_one_that_came_late(tmp_path: Path) -> None:
+    class Late(Folder):
+        """In which the upload of a process that has lost the run ends just now."""
+
+        @contextlib.contextmanager
+        def writing(self, name: str, *, new: bool = False) -> Iterator[Path]:
+            with super().writing(name, new=new) as path:
+                yield path
+                if name.endswith("state.npz") and not late:
+                    late.append(name)
+                    Folder(self.uri).write(name, b"late")
+
+    late: list[str] = []
+    assert saved(Late(str(tmp_path)), [1]).restore(1)[1]["count"] == 1
+    assert late
 
 
 def test_a_save_without_its_commit_is_not_seen_and_is_swept(run: Bucket) -> None:

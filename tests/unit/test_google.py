@@ -457,6 +457,20 @@ def test_a_swap_whose_reply_is_lost_does_not_take_anothers_content_for_its_own(
     assert bucket.read("x") == b"theirs"
 
 
+@pytest.mark.parametrize("size", [1_000, 9_000_000])  # in one request, and in a resumable one
+def test_what_is_new_replaces_nothing_even_if_a_reply_is_lost(store: FakeStore, bucket: Bucket, size: int) -> None:
+    def write(content: bytes) -> None:
+        with bucket.writing("x", new=True) as path:
+            path.write_bytes(content)
+
+    mine = (CONTENT * 90)[:size]
+    store.faults.add(Fault("upload", "lost_reply", after=size // 9_000_000))
+    write(mine)
+    with pytest.raises(Changed):
+        write(bytes(size))
+    assert bucket.read("x") == mine
+
+
 @pytest.mark.parametrize("size", [0, 1, 9_000_000])
 def test_uploads_of_any_size_survive_faults(store: FakeStore, bucket: Bucket, size: int) -> None:
     store.faults.add(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog.errors import CallerError
-from catdog.storage import Bucket, crc32c, open_bucket
+from catdog.storage import Bucket, Changed, crc32c, open_bucket
 
 NAMES = ["a", "b/c.json", "with space/and more.txt", "ünï/コード/😀.png", "checkpoints/step-00000001/state.npz"]
 
@@ -77,6 +77,21 @@ def test_an_object_is_there_only_once_the_block_has_ended(bucket):
         assert path.suffix == ".keras"  # Keras goes by it
         assert bucket.list() == [] and not bucket.exists("model.keras")
     assert bucket.list() == ["model.keras"]
+
+
+def test_what_is_new_replaces_nothing(bucket):
+    for content in (b"one", b"one"):
+        with bucket.writing("a", new=True) as path:
+            path.write_bytes(content)
+
+    def write_another() -> None:
+        with bucket.writing("a", new=True) as path:
+            path.write_bytes(b"two")
+
+    with pytest.raises(Changed, match="a: was written by another process"):
+        write_another()
+    assert bucket.read("a") == b"one"
+    assert bucket.list() == ["a"]
 
 
 def test_what_is_written_can_be_read_by_everyone(bucket):
