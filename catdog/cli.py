@@ -8,8 +8,9 @@ import os
 import sys
 import typing
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
@@ -22,9 +23,6 @@ from catdog.printing import as_json, print_evaluation, print_manifest, print_pul
 from catdog.recipe import Cache, Recipe
 from catdog.run import REPORT, evaluated_on, evaluation, finished_recipe
 from catdog.storage import Folder, open_bucket
-
-if TYPE_CHECKING:
-    pass
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -307,8 +305,11 @@ def run(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> Command:
-    """The command that is asked for; raises CallerError, or SystemExit(0) once help has been printed."""
+    """The command that is asked for; raises CallerError, or SystemExit(0) once help or the version has been printed."""
     name = arguments[0] if arguments else "--help"
+    if name == "--version":
+        print(f"catdog {metadata.version('catdog')}")
+        raise SystemExit(0)
     if name not in (*COMMANDS, "-h", "--help"):
         raise CallerError(f"{name!r} is not a command: {hint(name, list(COMMANDS))}")
     words = arguments[1:]

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -391,6 +392,13 @@ def test_help_is_quick_for_it_leaves_tensorflow_alone():
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 10  # under a second where nothing else runs
     assert all(name in done.stdout for name in cli.COMMANDS) and done.stderr == ""
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["--version"])
+    assert ended.value.code == 0
+    assert re.fullmatch(r"catdog \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("words", [[], ["-h"], ["train", "--help"], ["train", "r.toml", "-h"]], ids=" ".join)
