@@ -34,6 +34,8 @@ from catdog.storage import Bucket, Folder, crc32c, open_bucket
 from tests.fake_store import FakeStore
 
 SHARDS, STREAMS, BATCH = 16, 16, 64
+SIDES = 224, 96
+"""Pixels that the pictures are decoded to: what the backbone was trained at, and less, where bytes weigh more."""
 CAP = 4_000_000
 """Bytes a second that one connection brings over the slow link."""
 
@@ -51,7 +53,8 @@ def main() -> None:
         shards = load_manifest(data).split("train")
         more = copies(data, shards, 16)
         with serving(data.uri):
-            epochs(data, more, folder, arguments.rounds)
+            for side in SIDES:
+                epochs(data, more, folder, side, arguments.rounds)
         with serving(data.uri, rate=CAP):
             capped(shards, folder)
         for times in (1, 10):
@@ -68,25 +71,25 @@ def copies(data: Bucket, shards: Sequence[Shard], times: int) -> list[Shard]:
     return found
 
 
-def epochs(data: Bucket, shards: Sequence[Shard], folder: Path, rounds: int) -> None:
+def epochs(data: Bucket, shards: Sequence[Shard], folder: Path, side: int, rounds: int) -> None:
     first, second = [], []
     for _ in range(rounds):
-        local = two_epochs(data, shards, Cache())
+        local = two_epochs(data, shards, side, Cache())
         with tempfile.TemporaryDirectory(dir=folder) as fresh:
-            streamed = two_epochs(open_bucket("gs://bucket"), shards, Cache(folder=fresh))
+            streamed = two_epochs(open_bucket("gs://bucket"), shards, side, Cache(folder=fresh))
         first.append(streamed[0] / local[0])
         second.append(streamed[1] / local[1])
         rates = [f"{rate:.0f}" for rate in (*local, *streamed)]
-        print(f"examples/s: folder {rates[0]} and {rates[1]}, store {rates[2]} and {rates[3]}", flush=True)
+        print(f"{side} px, examples/s: folder {rates[0]} and {rates[1]}, store {rates[2]} and {rates[3]}", flush=True)
     for name, ratios in (("first", first), ("second", second)):
-        print(f"store / folder, {name} epoch: {told(ratios)}")
+        print(f"{side} px, store / folder, {name} epoch: {told(ratios)}")
 
 
-def two_epochs(data: Bucket, shards: Sequence[Shard], settings: Cache) -> list[float]:
+def two_epochs(data: Bucket, shards: Sequence[Shard], side: int, settings: Cache) -> list[float]:
     """Examples a second of the first and the second epoch of a run, decoded and cropped."""
     from catdog.data.pipeline import train_dataset
 
-    recipe = Recipe(data=Data(streams=STREAMS, global_batch=BATCH))
+    recipe = Recipe(data=Data(side=side, streams=STREAMS, global_batch=BATCH))
     order = Order(tuple(shard.examples for shard in shards), STREAMS, BATCH, 0)
     steps, rates = order.steps_per_epoch, []
     with open_cache(data, pinned(data, shards), settings) as cache:
