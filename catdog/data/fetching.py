@@ -106,7 +106,7 @@ class FetchedShards:
                 self._settle()
 
     def close(self) -> None:
-        """Let go of everything; who waits for a shard gets Closed. A fetch in hand is ended by its thread."""
+        """Let go of everything; who waits for a shard gets Closed. A fetch in hand is given up at its next byte."""
         with self._changed:
             self._closed = True
             self._passes = []
@@ -223,10 +223,14 @@ class FetchedShards:
             self._changed.notify_all()
         path = self._paths[name]
         try:
-            self._bucket.fetch(name, self._pins[name], self._disk.part(path))
+            self._bucket.fetch(name, self._pins[name], self._disk.part(path), self._require_open)
             return self._disk.complete(path)
         finally:
             self._disk.give_up(path, ticket)
+
+    def _require_open(self, count: int) -> None:
+        if self._closed:
+            raise Closed
 
     def _starved(self, name: str) -> RunError:
         with self._changed:

@@ -63,8 +63,8 @@ class Bucket(ABC):
     def fetch(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None] = nobody) -> None:
         """Copy an object, of the generation that `stat` tells, to a file on this machine, and check every byte of it.
 
-        `tell` is given the number of bytes as they come, perhaps by several threads, and a negative one for those that
-        have to come again; what it raises ends the copy.
+        `tell` is given the number of bytes as they come, perhaps by several threads, 0 before each attempt, and a
+        negative one for those that have to come again; what it raises ends the copy.
         Raises Changed when it is gone or of another generation, RunError when its bytes are not those that
         `stat` tells, however often they are fetched, and Unavailable.
         """

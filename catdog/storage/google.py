@@ -239,6 +239,7 @@ class GoogleBucket(Bucket):
             nonlocal at
             if over.is_set():
                 raise CancelledError
+            tell(0)
             with open(path, "r+b") as file:
                 file.seek(at)
                 sink = _Sink(file, stop - at, tell, over)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from catdog import recipe as recipes
-from catdog.data.shards import Shard
+from catdog.data.cache import open_cache
+from catdog.data.order import Need
+from catdog.data.shards import Shard, load_manifest, pinned
 from catdog.data.tfrecord import write_records
 from catdog.errors import CallerError, RunError
-from catdog.recipe import Recipe
+from catdog.recipe import Cache, Recipe
 from catdog.storage import Bucket, crc32c, open_bucket
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.trainer import train
@@ -144,6 +147,29 @@ def test_a_run_that_waits_for_shards_stops_at_once_when_it_is_told_to(
         store.faults.clear()
     assert "going on from step 10" in Process(recipe_file, run).finish()
     assert_same(run, undisturbed)
+
+
+@pytest.mark.parametrize("largest", [1 << 20, 1000], ids=["as a whole", "in ranges"])
+def test_a_closed_cache_gives_up_what_it_fetches_from_a_store_that_is_away(
+    store: FakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int
+) -> None:
+    monkeypatch.setattr("catdog.storage.google.RANGE", largest)
+    before = threading.active_count()
+    data = open_bucket("gs://bucket/data", patience=600)
+    shards = load_manifest(data).split("train")
+    pins = pinned(data, shards)
+    store.down = True
+    with (
+        open_cache(data, pins, Cache(str(tmp_path / "cache"))) as cache,
+        cache.follow(shards, iter([Need(0, 0, 0)])) as files,
+    ):
+        files.reach(0)
+        time.sleep(1)
+        assert threading.active_count() > before
+    began = time.monotonic()
+    while any(thread.name.startswith(("fetcher", "range")) for thread in threading.enumerate()):
+        assert time.monotonic() - began < 15
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ class FakeBucket:
     def local(self, name: str) -> None:
         return None
 
-    def fetch(self, name: str, stat: Stat, path: Path) -> None:
+    def fetch(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None]) -> None:
         shard, size = self._contents[name]
         assert stat == self.pins[name]
         self.begun.append(shard)
