@@ -523,6 +523,13 @@ def test_faults_come_one_after_the_other(store, blob):
     assert outcomes(blob, 7) == "aa.b.c."
 
 
+def test_faults_that_have_not_hit_often_enough_are_told(store, blob):
+    some, all_of_them = Fault("download", "status", times=2, after=1), Fault("delete", "status", times=None)
+    store.faults.add(some, all_of_them)
+    assert outcomes(blob, 2) == ".c" and store.faults.left == [some, all_of_them]
+    assert outcomes(blob, 1) == "c" and store.faults.left == [all_of_them]
+
+
 def test_a_fault_hits_its_kind_and_name_only(store, bucket, blob):
     for name in ("shards/1", "shards/2", "other"):
         store.put("bucket", name, b"content")
