@@ -42,7 +42,19 @@ import google_crc32c
 
 Kind = Literal["metadata", "download", "upload", "delete", "list", "bucket"]
 What = Literal[
-    "none", "status", "reset", "stall", "trickle", "truncate", "short", "flip", "no_hash", "replace", "lost_reply"
+    "none",
+    "status",
+    "reset",
+    "stall",
+    "trickle",
+    "truncate",
+    "short",
+    "flip",
+    "no_hash",
+    "replace",
+    "lost_reply",
+    "unread",
+    "flip_sent",
 ]
 
 
@@ -57,6 +69,7 @@ class Request:
     range: str  # the Range header of a download, the Content-Range header of a chunk, or nothing
     time: float  # of time.monotonic()
     query: Mapping[str, str]  # the URL's, with the preconditions
+    crc32c: str  # of what is uploaded, if the client tells it
 
     @property
     def resumes(self) -> bool:
@@ -79,8 +92,10 @@ class Fault:
     no_hash     There is no x-goog-hash header, and neither crc32c nor md5Hash in the metadata.
     replace     Right before the request is served, the object gets `content` and a new generation.
     lost_reply  Everything is done, and the connection is reset before the first byte of the reply.
+    unread      No more than the head and `at` bytes of an upload are read, then nothing for `seconds`, then RST.
+    flip_sent   A bit of byte `at` of what is uploaded is flipped on its way to the store.
 
-    `at` counts bytes of the response's body, which for a Range request is only a part of the object.
+    But for the last two, `at` counts bytes of the response's body, which for a Range request is only a part of the object.
     """
 
     kind: Kind
@@ -118,6 +133,13 @@ class Faults:
         with self._lock:
             self._faults, self._seen = [], []
 
+    @property
+    def left(self) -> list[Fault]:
+        """Those that have not hit as often as they are to, however often that is for those that hit all."""
+        with self._lock:
+            hits = [seen - fault.after for fault, seen in zip(self._faults, self._seen, strict=True)]
+            return [fault for fault, hit in zip(self._faults, hits, strict=True) if hit < (fault.times or 1)]
+
     def take(self, request: Request) -> Fault:
         """The fault that hits this request."""
         with self._lock:
@@ -143,9 +165,20 @@ def _json(value: dict[str, Any], status: int = 200, **headers: str) -> _Reply:
 
 def _error(status: int, message: str, **headers: str) -> _Reply:
     """An error in Google's form."""
-    reasons = {401: "authError", 403: "forbidden", 404: "notFound", 412: "conditionNotMet", 429: "rateLimitExceeded"}
+    reasons = {
+        400: "invalid",
+        401: "authError",
+        403: "forbidden",
+        404: "notFound",
+        412: "conditionNotMet",
+        429: "rateLimitExceeded",
+    }
     errors = [{"message": message, "domain": "global", "reason": reasons.get(status, "backendError")}]
     return _json({"error": {"code": status, "message": message, "errors": errors}}, status, **headers)
+
+
+def _crc32c(content: bytes) -> str:
+    return base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
 
 
 @dataclass(frozen=True)
@@ -158,8 +191,8 @@ class _Object:
 
     @functools.cached_property
     def hashes(self) -> dict[str, str]:
-        digests = {"crc32c": google_crc32c.Checksum(self.content).digest(), "md5": hashlib.md5(self.content).digest()}
-        return {kind: base64.b64encode(digest).decode() for kind, digest in digests.items()}
+        md5 = base64.b64encode(hashlib.md5(self.content).digest()).decode()
+        return {"crc32c": _crc32c(self.content), "md5": md5}
 
     def metadata(self, host: str) -> dict[str, str]:
         url = f"{host}/download/storage/v1/b/{self.bucket}/o/{quote(self.name, safe='')}"
@@ -285,6 +318,8 @@ class _Objects:
             content = self._uploads[key] = before[: int(wanted[1])] + content if wanted[1] else before
             if wanted[2] != str(len(content)):
                 return _Reply(308, headers={"Range": f"bytes=0-{len(content) - 1}"} if content else {})
+        if request.crc32c not in ("", crc32c := _crc32c(content)):
+            return _error(400, f'Provided CRC32C "{request.crc32c}" doesn\'t match calculated CRC32C "{crc32c}".')
         if refusal := _refusal(request, objects.get(request.name)):
             return refusal
         self.put(request.bucket, request.name, content)
@@ -309,7 +344,7 @@ def _parse(method: str, target: str, headers: Message, body: bytes) -> tuple[Req
     url = urlsplit(target)
     path = re.fullmatch(r"/(upload/|download/)?storage/v1/b/([^/]+)(/o)?(?:/(.+))?", url.path)
     assert path, f"the fake store does not know {target}"
-    query, name, text = dict(parse_qsl(url.query)), unquote(path[4] or ""), body
+    query, name, text, crc32c = dict(parse_qsl(url.query)), unquote(path[4] or ""), body, ""
     kind: Kind = "list" if path[3] else "bucket"
     if path[1] == "upload/":
         kind = "upload"
@@ -318,11 +353,15 @@ def _parse(method: str, target: str, headers: Message, body: bytes) -> tuple[Req
             _, first, rest = body.split(boundary, 2)
             text = first.partition(b"\r\n\r\n")[2]
             body = rest.partition(b"\r\n\r\n")[2].rpartition(b"\r\n" + boundary)[0]
-        name = query["name"] if method == "PUT" else json.loads(text)["name"]
+        if method == "PUT":
+            name, crc32c = query["name"], headers.get("x-goog-hash", "").removeprefix("crc32c=")
+        else:
+            metadata = json.loads(text)
+            name, crc32c = metadata["name"], metadata.get("crc32c", "")
     elif name:
         kind = "delete" if method == "DELETE" else "download" if query.get("alt") == "media" else "metadata"
     wanted = headers.get("Content-Range" if kind == "upload" else "Range", "")
-    return Request(method, kind, unquote(path[2]), name, wanted, time.monotonic(), query), body
+    return Request(method, kind, unquote(path[2]), name, wanted, time.monotonic(), query, crc32c), body
 
 
 class FakeStore(_Objects):
@@ -407,6 +446,10 @@ class FakeStore(_Objects):
                 raise ConnectionResetError
 
 
+_HEAD = 1 << 14
+"""Bytes of a request's body that tell what it is about."""
+
+
 class _Server(ThreadingHTTPServer):
     request_queue_size = 128
     store: FakeStore
@@ -430,15 +473,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         store, length = self.server.store, int(self.headers.get("Content-Length", 0))
-        body = self._read(length)
-        if len(body) < length:
-            raise ConnectionResetError("the client died in the middle of its request")
+        body = self._read(min(length, _HEAD))
+        request, _ = _parse(self.command, self.path, self.headers, body)
+        fault = store.faults.take(request)
+        if fault.what == "unread":
+            store._requests.append(request)
+            self._read(max(0, min(length, fault.at) - len(body)))
+            store._wait(self.connection, fault.seconds)
+            self._reset()
+        body += self._read(length - len(body))
         request, content = _parse(self.command, self.path, self.headers, body)
         store._requests.append(request)
-        fault = store.faults.take(request)
         store._wait(self.connection, store.latency)
         if fault.what == "reset" and request.kind in ("upload", "delete"):
             self._reset()
+        if fault.what == "flip_sent":
+            content = _flipped(content, fault.at)
         if fault.what == "replace":
             store.put(request.bucket, request.name, fault.content)
         if fault.what == "status":
@@ -453,12 +503,15 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = _serve
 
     def _read(self, length: int) -> bytes:
-        """The body of the request, with a pause after each block that keeps to the rate."""
+        """So much of the request's body, with a pause after each block that keeps to the rate."""
         body, rate = b"", self.server.store.upload_rate
         while rate and (block := self.rfile.read(min(int(rate / 50), length - len(body)))):
             body += block
             self.server.store._wait(self.connection, len(block) / rate)
-        return body or self.rfile.read(length)
+        body = body or self.rfile.read(length)
+        if len(body) < length:
+            raise ConnectionResetError("the client died in the middle of its request")
+        return body
 
     def _send(self, reply: _Reply, fault: Fault) -> None:
         headers, body, what, at = dict(reply.headers), reply.body, fault.what, fault.at
@@ -471,7 +524,7 @@ class _Handler(BaseHTTPRequestHandler):
         ):
             headers["Content-Encoding"], body = "gzip", gzip.compress(body)
         if what == "flip":
-            body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+            body = _flipped(body, at)
         if what == "short":
             body = body[:at]
         self.send_response(reply.status)
@@ -510,6 +563,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: `FakeStore.requests` is the log."""
+
+
+def _flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
 def _reset_on_close(connection: socket.socket) -> None:

@@ -282,6 +282,10 @@ class GoogleBucket(Bucket):
                 return attempt()
             except (DataCorruption, json.JSONDecodeError, ContentDecodingError) as error:
                 raise _Broken(one_line(error)) from error
+            except api.GoogleAPICallError as error:
+                if error.code == 200 or _DAMAGED in str(error):
+                    raise _Broken(one_line(error)) from error
+                raise
             except (RequestsConnectionError, GoogleAuthError) as error:
                 if _UNTRUSTED in str(error):
                     told = one_line(error).partition(_UNTRUSTED)[2].strip(" ]()'\"")
@@ -348,6 +352,8 @@ class _Sink:
 
 
 _LOG_IN = "run `gcloud auth application-default login`, or let GOOGLE_APPLICATION_CREDENTIALS name a key file"
+_DAMAGED = "match calculated CRC32C"
+"""What is told of an upload that has come with other bytes than were sent."""
 _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 _NOT_TRUSTED = "its TLS certificate is not trusted here; let REQUESTS_CA_BUNDLE name a file with that of who signed it"
 _PERMISSIONS = {

@@ -27,11 +27,11 @@ class Lease:
     No two processes have it at a time: each change of the object is made only if it still is as its holder left it.
     """
 
-    def __init__(self, run: Bucket, me: dict[str, Any], stat: Stat) -> None:
+    def __init__(self, run: Bucket, me: dict[str, Any], stat: Stat, taken: float) -> None:
         self._run = run
         self._me = me
         self._stat = stat
-        self._renewed = _clock()
+        self._renewed = taken
         self._lost: RunError | None = None
         self._changed = threading.Condition()
         self._ended = threading.Event()
@@ -87,7 +87,7 @@ def hold(run: Bucket, say: Callable[[str], None]) -> Iterator[Lease]:
     that does renew it.
     """
     me = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "machine": _machine()} | _process(os.getpid())
-    lease = Lease(run, me, _acquire(run, _content(me), say))
+    lease = Lease(run, me, *_acquire(run, _content(me), say))
     try:
         yield lease
     finally:
@@ -99,15 +99,17 @@ def held(run: Bucket, age: float) -> bool:
     return age < SECONDS and not _free(_holder(run))
 
 
-def _acquire(run: Bucket, content: bytes, say: Callable[[str], None]) -> Stat:
+def _acquire(run: Bucket, content: bytes, say: Callable[[str], None]) -> tuple[Stat, float]:
+    """The lease's object once it is ours, and since when it may be."""
     seen = run.stat(LEASE)
     if seen is not None and not _free(holder := _holder(run)):
         if holder.get("machine") == _machine():
             raise CallerError(_refusal(run, holder))
         say(f"waiting up to {SECONDS:.0f} s: {_name(holder)} may still be training this run")
         seen = _waited_for(run, seen)
+    began = _clock()
     try:
-        return run.swap(LEASE, content, seen)
+        return run.swap(LEASE, content, seen), began
     except Changed:
         raise CallerError(f"{run.uri}: {_name(_holder(run))} has begun to train it just now") from None
 

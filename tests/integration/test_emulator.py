@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from catdog import cli
+from catdog.data import drawn
 from catdog.data.prepare import prepare
 from catdog.data.shards import load_manifest
 from catdog.data.verify import verify
@@ -73,6 +75,42 @@ def test_a_data_set_in_the_bucket_is_the_one_in_a_folder(data: Bucket, small_dat
     assert {name: data.read(name) for name in data.list()} == {n: small_data.read(n) for n in small_data.list()}
     assert data.stats(data.list()).keys() == small_data.stats(small_data.list()).keys()
     assert verify(data)[1] == []
+
+
+@pytest.fixture(scope="module")
+def twins(server: Server, undisturbed: Bucket, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bucket, Bucket]:
+    """The same finished run in a folder and in the bucket."""
+    twins = open_bucket(str(tmp_path_factory.mktemp("twin") / "run")), open_bucket("gs://catdog/twin/run", patience=5)
+    for name in ("recipe.toml", "model.keras", "metrics.jsonl", "evaluation/test/metrics.json"):
+        for twin in twins:
+            twin.write(name, undisturbed.read(name))
+    return twins
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.run([*arguments]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def test_a_run_in_the_bucket_is_evaluated_as_one_in_a_folder(
+    twins: tuple[Bucket, Bucket], data: Bucket, small_data: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, written = [], []
+    for run, on in zip(twins, (small_data, data), strict=True):
+        out.append(printed(capsys, "evaluate", run.uri, "--data", on.uri, "--split", "val").replace(run.uri, "RUN"))
+        found = {name: run.read(name) for name in run.list("evaluation/val/")}
+        written.append({name: content.replace(on.uri.encode(), b"DATA") for name, content in found.items()})
+    assert out[0] == out[1] and "written to RUN/evaluation/val" in out[0]
+    assert written[0] == written[1] and "evaluation/val/predictions.csv" in written[0]
+
+
+def test_a_run_in_the_bucket_predicts_as_one_in_a_folder(
+    twins: tuple[Bucket, Bucket], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(4):
+        (tmp_path / f"{index}.jpg").write_bytes(drawn.draw(1, index)[0])
+    in_folder, in_bucket = (printed(capsys, "predict", run.uri, str(tmp_path), "--json") for run in twins)
+    assert in_folder == in_bucket and in_folder.count("probability") == 4
 
 
 def test_a_fault_in_a_shard_in_the_bucket_is_named(data: Bucket) -> None:

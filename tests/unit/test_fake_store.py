@@ -405,6 +405,22 @@ def test_lost_reply_stores_the_object(store, bucket, write):
         write(bucket.blob("x"), b"content", 0)
 
 
+@pytest.mark.parametrize("write", [upload, upload_in_chunks])
+def test_what_was_flipped_on_its_way_is_refused_and_not_stored(store, bucket, write):
+    store.faults.add(Fault("upload", "flip_sent", at=5, after=1 if write is upload_in_chunks else 0))
+    with pytest.raises(api.BadRequest, match="doesn't match calculated CRC32C"):
+        write(bucket.blob("x"), b"content")
+    assert store.names("bucket") == []
+
+
+def test_an_upload_that_is_not_read_to_its_end_is_reset_and_stores_nothing(store, bucket):
+    store.faults.add(Fault("upload", "unread", at=100_000), Fault("upload", "unread", at=100_000, seconds=60))
+    for told in ("reset by peer|Broken pipe", "timed out"):
+        with pytest.raises(requests.exceptions.RequestException, match=told):
+            bucket.blob("x").upload_from_string(CONTENT, retry=None, timeout=0.3)
+    assert store.names("bucket") == [] and store.count("upload", "x") == 2
+
+
 def test_lost_reply_deletes_the_object(store, blob):
     store.faults.add(Fault("delete", "lost_reply"))
     with pytest.raises(requests.exceptions.ConnectionError):
@@ -505,6 +521,13 @@ def test_faults_come_one_after_the_other(store, blob):
     store.faults.add(Fault("download", "status", code=429, times=2), Fault("download", "none"))
     store.faults.add(Fault("download", "status", code=500), Fault("download", "status", after=1))
     assert outcomes(blob, 7) == "aa.b.c."
+
+
+def test_faults_that_have_not_hit_often_enough_are_told(store, blob):
+    some, all_of_them = Fault("download", "status", times=2, after=1), Fault("delete", "status", times=None)
+    store.faults.add(some, all_of_them)
+    assert outcomes(blob, 2) == ".c" and store.faults.left == [some, all_of_them]
+    assert outcomes(blob, 1) == "c" and store.faults.left == [all_of_them]
 
 
 def test_a_fault_hits_its_kind_and_name_only(store, bucket, blob):

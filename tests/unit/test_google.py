@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -479,6 +480,75 @@ def test_uploads_of_any_size_survive_faults(store: FakeStore, bucket: Bucket, si
     content = (CONTENT * 90)[:size]
     bucket.write("x", content)
     assert store.get("bucket", "a/prefix/x") == content
+
+
+PASSING_UPLOADS = [
+    Fault("upload", "status", code=429, times=3),
+    Fault("upload", "status", code=503, times=3),
+    Fault("upload", "reset", times=2),
+    Fault("upload", "unread", at=50_000, times=2),
+    Fault("upload", "unread", at=50_000, seconds=30),
+    Fault("upload", "stall", at=0, seconds=30),
+    Fault("upload", "stall", at=20, seconds=30),
+    Fault("upload", "trickle", seconds=0.05),
+    Fault("upload", "truncate", at=20, times=2),
+    Fault("upload", "short", at=20, times=2),
+    Fault("upload", "flip", at=0, times=2),
+    Fault("upload", "flip_sent", at=5000, times=2),
+    Fault("upload", "lost_reply", times=2),
+]
+
+
+@pytest.mark.parametrize(
+    "fault", PASSING_UPLOADS, ids=[f"{f.what}-{f.code}-{f.at}-{f.seconds}" for f in PASSING_UPLOADS]
+)
+@pytest.mark.parametrize("size", [200_000, 9_000_000])  # in one request, and in a resumable one
+def test_a_fault_in_an_upload_that_passes_leaves_the_right_bytes(
+    store: FakeStore, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, fault: Fault, size: int
+) -> None:
+    monkeypatch.setattr(google, "TIMEOUT", (0.5, 0.5))
+    monkeypatch.setattr(google, "SLOWEST", 10_000_000)
+    resumable = size > 8 << 20
+    store.faults.add(replace(fault, after=1 if resumable else 0))  # the first request of a resumable one brings nothing
+    content = os.urandom(size)
+    bucket.write("x", content)
+    assert store.get("bucket", "a/prefix/x") == content
+    assert store.count("upload") > 1 + resumable
+
+
+@pytest.mark.parametrize("size", [200_000, 9_000_000])
+def test_an_upload_whose_reply_tells_no_hash_is_made(store: FakeStore, bucket: Bucket, size: int) -> None:
+    store.faults.add(Fault("upload", "no_hash", times=2))
+    content = os.urandom(size)
+    bucket.write("x", content)
+    assert store.get("bucket", "a/prefix/x") == content
+
+
+def test_an_object_that_is_replaced_while_it_is_uploaded_is_not_overwritten(store: FakeStore, bucket: Bucket) -> None:
+    before = bucket.swap("x", b"before", None)
+    store.faults.add(Fault("upload", "replace", content=b"theirs", after=1))
+    with pytest.raises(Changed, match=r"a/prefix/x: was replaced"):
+        bucket.swap("x", bytes(9_000_000), before)
+    assert bucket.read("x") == b"theirs"
+
+
+def test_bytes_that_stay_wrong_on_their_way_into_the_store_end_with_the_name_and_store_nothing(
+    store: FakeStore,
+) -> None:
+    store.faults.add(Fault("upload", "flip_sent", times=None))
+    with pytest.raises(Unavailable, match=r"a/prefix/x: could not be reached to write it for 1 s: .*CRC32C"):
+        open_bucket("gs://bucket/a/prefix", patience=1).write("x", CONTENT)
+    assert store.names("bucket") == []
+
+
+def test_a_fetch_may_take_longer_than_any_timeout(
+    store: FakeStore, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(google, "TIMEOUT", (0.5, 0.5))
+    put(store, "x")
+    store.rate = len(CONTENT) / 1.5
+    assert fetched(bucket, "x", tmp_path / "x") == CONTENT
+    assert store.count("download") == 1
 
 
 @pytest.mark.parametrize("size", [6_000_000, 9_000_000])  # in one request, and in a resumable one

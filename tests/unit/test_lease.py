@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from catdog.errors import CallerError, RunError
 from catdog.storage import Bucket, Changed, Folder, Stat, open_bucket
 from catdog.training import lease
 from catdog.training.lease import LEASE, hold
+from tests.fake_store import FakeStore, Fault
 
 HOLDER = """
 import sys
@@ -25,10 +27,27 @@ with hold(open_bucket(sys.argv[1]), print):
 """
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "SECONDS", 0.6)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Bucket:
     return open_bucket(str(tmp_path / "run"))
+
+
+@pytest.fixture
+def stored(store: FakeStore) -> Bucket:
+    return open_bucket("gs://bucket/run")
+
+
+@pytest.fixture(params=["folder", "stored"])
+def run(request: pytest.FixtureRequest) -> Bucket:
+    return request.getfixturevalue(request.param)
+
+
+TAKEN = b'{"host": "elsewhere", "pid": 7}'
 
 
 def ignore(text: str) -> None:
@@ -82,12 +101,78 @@ def test_a_lease_from_another_machine_is_taken_once_it_has_run_out(run: Bucket) 
 
 def test_a_holder_that_was_taken_over_is_told_and_leaves_the_lease_alone(run: Bucket) -> None:
     with hold(run, ignore) as held:
-        run.write(LEASE, b'{"host": "elsewhere", "pid": 7}')
+        run.write(LEASE, TAKEN)
         held._thread.join(10)
         for ask in (held.check, held.require):
             with pytest.raises(RunError, match="process 7 on elsewhere has taken this run over"):
                 ask()
-    assert json.loads(run.read(LEASE)) == {"host": "elsewhere", "pid": 7}
+    assert run.read(LEASE) == TAKEN
+
+
+def test_of_two_that_find_a_run_free_one_gets_it_and_the_other_is_told(
+    run: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swap, both_want, one_is_refused = type(run).swap, threading.Barrier(2), threading.Event()
+
+    def together(self: Bucket, name: str, content: bytes, expected: Stat | None) -> Stat:
+        if expected is None:
+            both_want.wait(10)
+        return swap(self, name, content, expected)
+
+    def want() -> str:
+        try:
+            with hold(run, ignore) as held:
+                assert one_is_refused.wait(10)
+                held.require()
+                return "held"
+        except CallerError as error:
+            one_is_refused.set()
+            return str(error)
+
+    monkeypatch.setattr(type(run), "swap", together)
+    with ThreadPoolExecutor(2) as pool:
+        refused, held = sorted((pool.submit(want), pool.submit(want)), key=lambda end: end.result() == "held")
+    assert held.result() == "held" and "has begun to train it just now" in refused.result()
+
+
+def test_a_lease_whose_taking_and_renewals_lose_their_replies_is_held_on(store: FakeStore, stored: Bucket) -> None:
+    lost = Fault("upload", "lost_reply", times=2)
+    store.faults.add(lost, Fault("upload", "none", times=2), lost)
+    with hold(stored, pytest.fail) as held:
+        while store.faults.left:
+            held.require()
+            time.sleep(0.01)
+        time.sleep(lease.SECONDS)
+        held.require()
+    assert json.loads(stored.read(LEASE))["released"]
+
+
+def test_a_lease_that_was_long_in_the_taking_is_not_relied_on_before_it_is_renewed(
+    store: FakeStore, stored: Bucket
+) -> None:
+    store.faults.add(Fault("upload", "stall", seconds=30))
+    with hold(stored, ignore) as held:
+        stored.write(LEASE, TAKEN)  # as another may: since it was written, it has run out
+        with pytest.raises(RunError, match="process 7 on elsewhere has taken this run over"):
+            held.require()
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_after_the_store_was_away_a_lease_is_held_on_unless_another_has_taken_it(
+    store: FakeStore, stored: Bucket, taken: bool
+) -> None:
+    with ThreadPoolExecutor(1) as pool, hold(stored, ignore) as held:
+        store.down = True
+        time.sleep(lease.SECONDS * 1.2)
+        asked = pool.submit(held.require)
+        with pytest.raises(TimeoutError):
+            asked.result(0.3)
+        if taken:
+            store.put("bucket", f"run/{LEASE}", TAKEN)
+        store.down = False
+        with pytest.raises(RunError, match="process 7 on elsewhere") if taken else contextlib.nullcontext():
+            asked.result(10)
+    assert (stored.read(LEASE) == TAKEN) == taken
 
 
 class Flaky(Folder):
@@ -101,9 +186,9 @@ class Flaky(Folder):
 AWAY = threading.Event()
 
 
-def test_nothing_is_allowed_while_it_is_not_sure_that_the_lease_is_held(run: Bucket) -> None:
+def test_nothing_is_allowed_while_it_is_not_sure_that_the_lease_is_held(folder: Bucket) -> None:
     AWAY.set()
-    with hold(Flaky(run.uri), ignore) as held:
+    with hold(Flaky(folder.uri), ignore) as held:
         held.require()
         AWAY.clear()
         time.sleep(lease.SECONDS * 1.2)
@@ -134,9 +219,9 @@ class Failing(Folder):
 FULL = threading.Event()
 
 
-def test_a_renewal_that_fails_is_tried_again_until_the_lease_has_run_out(run: Bucket) -> None:
+def test_a_renewal_that_fails_is_tried_again_until_the_lease_has_run_out(folder: Bucket) -> None:
     FULL.clear()
-    with hold(Failing(run.uri), ignore) as held:
+    with hold(Failing(folder.uri), ignore) as held:
         FULL.set()
         time.sleep(lease.SECONDS / 2)
         FULL.clear()
@@ -147,7 +232,7 @@ def test_a_renewal_that_fails_is_tried_again_until_the_lease_has_run_out(run: Bu
             held.require()
 
 
-def test_a_lost_lease_is_told_even_if_the_new_holder_cannot_be_read(run: Bucket) -> None:
+def test_a_lost_lease_is_told_even_if_the_new_holder_cannot_be_read(folder: Bucket) -> None:
     FULL.clear()
 
     class Unreadable(Failing):
@@ -156,7 +241,7 @@ def test_a_lost_lease_is_told_even_if_the_new_holder_cannot_be_read(run: Bucket)
                 raise Changed("taken")
             return super().swap(name, content, expected)
 
-    with hold(Unreadable(run.uri), ignore) as held:
+    with hold(Unreadable(folder.uri), ignore) as held:
         FULL.set()
         held._thread.join(10)
         with pytest.raises(RunError, match="another process has taken this run over"):
