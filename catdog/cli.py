@@ -146,8 +146,9 @@ class Train:
         except Stopped as stopped:
             print(f"catdog: {stopped}; the same command goes on from there", file=sys.stderr)
             return 128 + stopped.number
-        print_evaluation(metrics)
-        print(f"report {recipe.run.uri}/{REPORT}")
+        if metrics is not None:
+            print_evaluation(metrics)
+            print(f"report {recipe.run.uri}/{REPORT}")
         return DONE
 
 

@@ -23,9 +23,9 @@ class MetricsLog:
     It grows in the run's folder, where TensorBoard follows it, or else is one of the `objects` to be written there.
     """
 
-    def __init__(self, run: Bucket, lines: list[Line]) -> None:
+    def __init__(self, run: Bucket | None, lines: list[Line]) -> None:
         self._lines = lines
-        self._in_place = run.local(TENSORBOARD)
+        self._in_place = run.local(TENSORBOARD) if run is not None else None
         self._temporary = tempfile.TemporaryDirectory()
         self._folder = self._in_place or Path(self._temporary.name)
         for stale in self._folder.glob("events.*"):
@@ -74,8 +74,8 @@ def say(text: str) -> None:
 class Screen:
     """What a person sees of the run: a bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, total: int, done: int) -> None:
-        self._console = Console(stderr=True, highlight=False)
+    def __init__(self, total: int, done: int, *, shown: bool = True) -> None:
+        self._console = Console(stderr=True, highlight=False, quiet=not shown)
         self._live = self._console.is_terminal
         self._started, self._start_step, self._total = time.monotonic(), done, total
         self._progress = Progress(

@@ -47,20 +47,23 @@ def losses(labels: tf.Tensor, scores: tf.Tensor, settings: Loss, class_weights: 
 
 def make_train_step(
     strategy: tf.distribute.Strategy, state: TrainingState, settings: StepSettings
-) -> Callable[[Batch, float, int], Outcome]:
-    """A function of (batch, learning rate, step) that updates the state on all replicas and gives the global sums.
+) -> Callable[[Batch, float, int, bool], Outcome]:
+    """A function of (batch, learning rate, step, stopping) that updates the state on all replicas and gives the global
+    sums.
 
     One all-reduce sums the scaled gradients and the metrics. Clipping and the check for finiteness come after it, so
     every replica sees the same numbers and takes the same branch: a step that is not finite anywhere is skipped
     everywhere. The outcome holds `loss` and `correct` (sums over the global batch), `norm` (of the gradient, before
-    clipping), `finite`, and in mixed_float16 the loss `scale` that the step was taken with.
+    clipping), `finite`, `stopping` (whether any worker was asked to stop), and in mixed_float16 the loss `scale` that
+    the step was taken with.
     """
     optimizer, variables = state.optimizer, state.model.trainable_variables
     assert optimizer is not None, "start_phase comes first"
     recipe, scale = settings.recipe, state.loss_scale
 
-    def gradients(batch: Batch, step: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+    def gradients(batch: Batch, step: tf.Tensor, stopping: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         local, sums = _local_gradients(batch, step, state, settings)
+        sums = tf.concat([sums, [stopping]], axis=0)
         *reduced, sums = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, [*local, sums])
         if scale is not None:
             reduced = [gradient / scale for gradient in reduced]
@@ -82,11 +85,11 @@ def make_train_step(
 
     # There is nothing for AutoGraph to convert; looking through Keras' layers for it would double the time of tracing.
     @tf.function(autograph=False)
-    def train_step(batch: Batch, learning_rate: tf.Tensor, step: tf.Tensor) -> Outcome:
-        reduced, norms, sums = strategy.run(gradients, args=(batch, step))
+    def train_step(batch: Batch, learning_rate: tf.Tensor, step: tf.Tensor, stopping: tf.Tensor) -> Outcome:
+        reduced, norms, sums = strategy.run(gradients, args=(batch, step, stopping))
         norm, sums = (strategy.experimental_local_results(value)[0] for value in (norms, sums))
         finite = tf.math.is_finite(norm) & tf.math.is_finite(sums[0])
-        outcome = {"loss": sums[0], "correct": sums[1], "norm": norm, "finite": finite}
+        outcome = {"loss": sums[0], "correct": sums[1], "norm": norm, "finite": finite, "stopping": sums[2] > 0}
         if scale is not None:
             outcome["scale"] = tf.identity(scale)
         optimizer.learning_rate.assign(learning_rate)
@@ -100,8 +103,9 @@ def make_train_step(
             _adapt(scale, state.good_steps, finite)
         return outcome
 
-    def call(batch: Batch, learning_rate: float, step: int) -> Outcome:
-        return train_step(batch, tf.constant(learning_rate, tf.float32), tf.constant(step, tf.int32))
+    def call(batch: Batch, learning_rate: float, step: int, stopping: bool = False) -> Outcome:
+        numbers = tf.constant(learning_rate, tf.float32), tf.constant(step, tf.int32), tf.constant(float(stopping))
+        return train_step(batch, *numbers)
 
     return call
 

@@ -1,8 +1,11 @@
 """The one loop: phases, logging, validation, checkpoints, signals."""
 
 import math
+import signal
 import time
+import typing
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,26 +23,29 @@ from catdog.data.shards import CLASSES, Manifest, load_manifest, pinned
 from catdog.errors import CallerError, RunError
 from catdog.evaluation.evaluate import evaluate
 from catdog.model import build, make_stateless, unfreeze
-from catdog.recipe import Recipe
+from catdog.recipe import Recipe, Run
 from catdog.run import METRICS, MODEL, RECIPE, recipe_of
 from catdog.storage import Bucket, open_bucket
 from catdog.training.checkpoint import Checkpoints, Position
+from catdog.training.group import Group, StopAgreement, make_group
 from catdog.training.lease import Lease, hold
 from catdog.training.log import MetricsLog, Screen, kept_lines, say
 from catdog.training.schedule import Span, spans
 from catdog.training.signals import Stopped, StopRequest
 from catdog.training.state import TrainingState, exported_weights
 from catdog.training.step import Batch, Outcome, StepSettings, make_train_step
-from catdog.training.strategy import distributed, fastest_precision, make_strategy
+from catdog.training.strategy import distributed, fastest_precision
 from catdog.training.validation import make_validation
 from catdog.training.window import Window
 
 
-def train(recipe: Recipe) -> dict[str, Any]:
+def train(recipe: Recipe) -> dict[str, Any] | None:
     """Run the recipe from its newest checkpoint, or from the start, to its evaluation on the test split.
 
-    Returns what evaluation/test/metrics.json then holds. Raises CallerError for what the caller can mend, RunError for a
-    run that can't go on, and Stopped after a SIGTERM or Ctrl-C, once the state is committed.
+    Called by each of the workers that TF_CONFIG names, it trains with all of them, and the first alone writes the run.
+    Returns what evaluation/test/metrics.json then holds, but to the other workers None. Raises CallerError for what the
+    caller can mend, RunError for a run that can't go on, and Stopped after a SIGTERM or Ctrl-C, once the state is
+    committed.
     """
     if not recipe.run.uri:
         raise CallerError("run.uri is empty: name the run's folder with --run")
@@ -49,29 +55,34 @@ def train(recipe: Recipe) -> dict[str, Any]:
         if not any(shard.examples for shard in manifest.split(split)):
             raise CallerError(f"{data.uri}: has no {split} split to {use}; prepare it with --{split} above 0")
     order = _order(recipe, manifest)
-    strategy = make_strategy(recipe.run.strategy)
-    _check_replicas(recipe, strategy.num_replicas_in_sync)
+    group = make_group(recipe.run.strategy)
+    _check_replicas(recipe, group.strategy.num_replicas_in_sync)
     if data.local("") is None:
         require_room(recipe.cache, _held_at_once(recipe, manifest))
     pins = pinned(data, [*manifest.split("train"), *manifest.split("val")])
     if recipe.run.deterministic:
         tf.config.experimental.enable_op_determinism()
-    with hold(run, say) as lease, open_cache(data, pins, recipe.cache) as cache:
-        checkpoints = Checkpoints(run, recipe.checkpoint.keep, lease.require)
+    with hold(run, say) if group.chief else nullcontext() as lease, open_cache(data, pins, recipe.cache) as cache:
+        checkpoints = Checkpoints(run, recipe.checkpoint.keep, lease.require if lease else lambda: None)
         try:
-            newest = max(checkpoints.steps(), default=None)
-            before = recipe_of(run)
-            recipe = _settle_precision(recipe, before)
-            if newest is not None:
-                _refuse_another_run(recipe, before, checkpoints.position(newest), manifest, run)
-            run.write(RECIPE, recipes.to_toml(recipe).encode())
-            checkpoints.sweep()
+            newest = None
+            if group.chief:
+                newest = max(checkpoints.steps(), default=None)
+                before = recipe_of(run)
+                recipe = _settle_precision(recipe, before)
+                if newest is not None:
+                    _refuse_another_run(recipe, before, checkpoints.position(newest), manifest, run)
+                run.write(RECIPE, recipes.to_toml(recipe).encode())
+                checkpoints.sweep()
+            recipe, newest = _as_chief(group, recipe, newest)
             records = {split: Records(manifest.split(split), cache) for split in ("train", "val")}
-            job = _Job(recipe, run, manifest, order, records["train"], records["val"], strategy, checkpoints, lease)
-            with StopRequest(cache.close) as stop:
+            job = _Job(recipe, run, manifest, order, records["train"], records["val"], group, checkpoints, lease)
+            with StopRequest(cache.close if group.workers == 1 else lambda: None) as stop:
                 best = _loop(job, stop, newest)
         finally:
             checkpoints.close()
+        if not group.chief:
+            return None
         _export(job, best)
         return evaluate(run, data, manifest, recipe.cache)
 
@@ -86,9 +97,14 @@ class _Job:
     order: Order
     train: Records
     val: Records
-    strategy: tf.distribute.Strategy
+    group: Group
     checkpoints: Checkpoints
-    lease: Lease
+    lease: Lease | None
+    """The chief's; no other worker writes."""
+
+    @property
+    def strategy(self) -> tf.distribute.Strategy:
+        return self.group.strategy
 
 
 def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
@@ -109,31 +125,32 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
     train_step, batches = _start_phase(job, state, span, position.step)
     if arrays is not None:
         state.restore(arrays)
-    log = MetricsLog(job.run, _lines_so_far(job.run, position))
+    log = MetricsLog(job.run if job.lease else None, _lines_so_far(job.run, position))
     validation = make_validation(job.strategy, state.model, job.val, recipe)
-    screen = Screen(total, position.step)
+    screen = Screen(total, position.step, shown=job.group.chief)
     screen.say(f"{total} steps, replicas: {job.strategy.num_replicas_in_sync}, precision: {recipe.run.precision}")
     if newest is not None:
         screen.say(f"going on from step {newest} of {total}")
     window = Window(recipe.data.global_batch, position.window)
+    agreement = StopAgreement(job.group, stop)
     saved_at = time.monotonic()
 
     def save(now: Position) -> float:
-        job.checkpoints.save(replace(now, window=window.sums()), state.snapshot(), log.objects())
+        if job.lease:
+            job.checkpoints.save(replace(now, window=window.sums()), state.snapshot(), log.objects())
         return time.monotonic()
 
     def committed_stop(step: int) -> Stopped:
         window.take_all()
         save(replace(position, step=step))
         job.checkpoints.wait()
-        assert stop.signal is not None
-        return Stopped(stop.signal, step)
+        return Stopped(stop.signal or signal.SIGTERM, step)
 
     try:
         for step in range(position.step, total + 1):
             if step > 0 and step % per_epoch == 0 and position.validated < step:
                 with state.averaged():
-                    metrics = validation(lambda: stop.signal is not None)
+                    metrics = validation(agreement.reached_alone)
                 if metrics is not None:
                     _require_finite(metrics, step)
                     position = _validated(replace(position, step=step), metrics["loss"])
@@ -143,12 +160,13 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
             elif step > position.step and _due(recipe, step, saved_at):
                 window.take_all()
                 saved_at = save(position := replace(position, step=step))
-            if stop.signal:
+            if agreement.reached():
                 raise committed_stop(step)
             if step == total:
                 break
             job.checkpoints.check()
-            job.lease.check()
+            if job.lease:
+                job.lease.check()
             if step == span.stop:
                 span = _span(plan, step)
                 train_step, batches = _start_phase(job, state, span, step)
@@ -158,7 +176,9 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                     batch = next(batches)
             except Closed:  # by a signal
                 raise committed_stop(step) from None
-            window.add(step + 1, train_step(batch, span.learning_rate(step), step))
+            outcome = train_step(batch, span.learning_rate(step), step, agreement.asked())
+            agreement.add(outcome["stopping"])
+            window.add(step + 1, outcome)
             screen.step(step + 1, span.phase.name)
             if (step + 1) % recipe.run.log_every == 0 or (step + 1) % per_epoch == 0:
                 window.take_all()
@@ -166,8 +186,9 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                     numbers = window.close() | {"learning_rate": span.learning_rate(step)}
                     screen.show(log.add(_line(plan, step + 1, per_epoch, "train", numbers)))
         job.checkpoints.wait()
-        for name, content in log.objects().items():
-            job.run.write(name, content)
+        if job.lease:
+            for name, content in log.objects().items():
+                job.run.write(name, content)
         if stop.signal:
             raise Stopped(stop.signal, total)
     finally:
@@ -214,6 +235,14 @@ def _settle_precision(recipe: Recipe, before: Recipe | None) -> Recipe:
     if precision == "mixed_float16" and recipe.model.from_scratch:
         precision = "float32"  # an overflow would stay in BatchNorm's statistics
     return recipes.override(recipe, [("run.precision", precision)])
+
+
+def _as_chief(group: Group, recipe: Recipe, newest: int | None) -> tuple[Recipe, int | None]:
+    """The precision that the chief trains in, and the step that it goes on from, on every worker."""
+    precisions = typing.get_args(typing.get_type_hints(Run)["precision"])
+    precision = precisions[group.of_chief(precisions.index(recipe.run.precision))]
+    step = group.of_chief(-1 if newest is None else newest)
+    return recipes.override(recipe, [("run.precision", precision)]), None if step < 0 else step
 
 
 def _refuse_another_run(
@@ -281,7 +310,7 @@ def _due(recipe: Recipe, step: int, saved_at: float) -> bool:
 
 def _start_phase(
     job: _Job, state: TrainingState, span: Span, step: int
-) -> tuple[Callable[[Batch, float, int], Outcome], Iterator[Batch]]:
+) -> tuple[Callable[[Batch, float, int, bool], Outcome], Iterator[Batch]]:
     """The compiled step of a phase, and the phase's batches from a step on."""
     unfreeze(state.model, span.phase.unfreeze, batch_norm=job.recipe.model.from_scratch)
     with job.strategy.scope():

@@ -1,0 +1,92 @@
+"""The workers that train one run together: one process, or several that TF_CONFIG names, in step with each other."""
+
+import json
+import os
+from collections import deque
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from catdog.errors import CallerError
+from catdog.training.signals import StopRequest
+from catdog.training.strategy import make_strategy
+
+_RUN_AHEAD = 2
+"""Steps that a worker may be ahead of its devices before it looks at what a step has told."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The workers of a run as one of them sees them. All must make the same calls in the same order."""
+
+    strategy: tf.distribute.Strategy
+    worker: int = 0
+    workers: int = 1
+
+    @property
+    def chief(self) -> bool:
+        """Whether this worker is the one that writes the run."""
+        return self.worker == 0
+
+    def of_chief(self, value: int) -> int:
+        """The chief's value, on every worker."""
+        return self._sum(value if self.chief else 0)
+
+    def _sum(self, value: int) -> int:
+        if self.workers == 1:
+            return value
+        replicas = self.strategy.num_replicas_in_sync // self.workers
+
+        @tf.function(autograph=False)
+        def summed(number: tf.Tensor) -> tf.Tensor:
+            return self.strategy.reduce(tf.distribute.ReduceOp.SUM, self.strategy.run(lambda: number), axis=None)
+
+        return int(summed(tf.constant(value, tf.int64)).numpy()) // replicas
+
+
+def make_group(strategy: str) -> Group:
+    """The group that TF_CONFIG describes, whose every worker uses all of its GPUs; without it, this process alone.
+
+    Call it before TensorFlow runs anything. Raises CallerError for a TF_CONFIG that is none, and for a strategy other
+    than `auto` among several workers.
+    """
+    try:
+        config = json.loads(os.environ.get("TF_CONFIG") or "{}")
+        workers = config.get("cluster", {}).get("worker", [])
+        if len(workers) < 2:
+            return Group(make_strategy(strategy))
+        worker = int(config["task"]["index"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CallerError(f"TF_CONFIG: is not the description of a cluster: {error!r}") from None
+    if strategy != "auto":
+        raise CallerError(f"run.strategy = {strategy!r}: must be 'auto' among several workers")
+    return Group(tf.distribute.MultiWorkerMirroredStrategy(), worker, len(workers))
+
+
+class StopAgreement:
+    """Lets all workers stop after the same step, whichever of them is asked to.
+
+    One worker alone stops as soon as it is asked. Among several a request travels with a step's sums, and is looked at
+    steps later, when it is there without waiting.
+    """
+
+    def __init__(self, group: Group, request: StopRequest) -> None:
+        self._alone = group.workers == 1
+        self._request = request
+        self._told: deque[tf.Tensor] = deque(maxlen=_RUN_AHEAD + 1)
+
+    def asked(self) -> bool:
+        """Whether this worker was asked to stop."""
+        return self._request.signal is not None
+
+    def reached(self) -> bool:
+        """Whether to stop before the next step."""
+        return self.reached_alone() or (len(self._told) > _RUN_AHEAD and bool(self._told[0].numpy()))
+
+    def reached_alone(self) -> bool:
+        """Whether to stop at once, in the middle of an evaluation, for there are no others to wait for this one."""
+        return self._alone and self.asked()
+
+    def add(self, stopping: tf.Tensor) -> None:
+        """Note what a step has told: whether any worker was asked to stop before it."""
+        self._told.append(stopping)
