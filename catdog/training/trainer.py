@@ -64,12 +64,15 @@ def train(recipe: Recipe) -> dict[str, Any]:
             recipe = _settle_precision(recipe, before)
             if newest is not None:
                 _refuse_another_run(recipe, before, checkpoints.position(newest), manifest, run)
+            lease.require()
             run.write(RECIPE, recipes.to_toml(recipe).encode())
             checkpoints.sweep()
             records = {split: Records(manifest.split(split), cache) for split in ("train", "val")}
             job = _Job(recipe, run, manifest, order, records["train"], records["val"], strategy, checkpoints, lease)
             with StopRequest(cache.close) as stop:
                 best = _loop(job, stop, newest)
+            if stop.signal:
+                raise Stopped(stop.signal, job.plan[-1].stop)
         finally:
             checkpoints.close()
         _export(job, best)
@@ -90,6 +93,10 @@ class _Job:
     checkpoints: Checkpoints
     lease: Lease
 
+    @property
+    def plan(self) -> tuple[Span, ...]:
+        return spans(self.recipe.phases, self.order.steps_per_epoch)
+
 
 def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
     """Train from the newest checkpoint, or from the start, to the end; the step of the best one.
@@ -97,8 +104,7 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
     At the top of each turn `step` steps are done. The turn validates if an epoch ends there, saves if it is time to,
     and takes the next step; so neither the end of the run nor a restart at any step needs code of its own.
     """
-    recipe, per_epoch = job.recipe, job.order.steps_per_epoch
-    plan = spans(recipe.phases, per_epoch)
+    recipe, per_epoch, plan = job.recipe, job.order.steps_per_epoch, job.plan
     total = plan[-1].stop
     with job.strategy.scope():
         state = _build_state(job)
@@ -116,15 +122,17 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
     if newest is not None:
         screen.say(f"going on from step {newest} of {total}")
     window = Window(recipe.data.global_batch, position.window)
-    saved_at = time.monotonic()
+    saved_at, saved_step = time.monotonic(), newest
 
-    def save(now: Position) -> float:
+    def save(now: Position) -> None:
+        nonlocal saved_at, saved_step
         job.checkpoints.save(replace(now, window=window.sums()), state.snapshot(), log.objects())
-        return time.monotonic()
+        saved_at, saved_step = time.monotonic(), now.step
 
     def committed_stop(step: int) -> Stopped:
         window.take_all()
-        save(replace(position, step=step))
+        if saved_step != step:  # else the state may be that of the next phase already
+            save(replace(position, step=step))
         job.checkpoints.wait()
         assert stop.signal is not None
         return Stopped(stop.signal, step)
@@ -138,11 +146,11 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                     _require_finite(metrics, step)
                     position = _validated(replace(position, step=step), metrics["loss"])
                     screen.show(log.add(_line(plan, step, per_epoch, "val", metrics)))
-                    saved_at = save(position)
+                    save(position)
                     window.restart_clock()
             elif step > position.step and _due(recipe, step, saved_at):
                 window.take_all()
-                saved_at = save(position := replace(position, step=step))
+                save(position := replace(position, step=step))
             if stop.signal:
                 raise committed_stop(step)
             if step == total:
@@ -153,11 +161,8 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                 span = _span(plan, step)
                 train_step, batches = _start_phase(job, state, span, step)
                 window.start_phase()
-            try:
-                with window.waiting():
-                    batch = next(batches)
-            except Closed:  # by a signal
-                raise committed_stop(step) from None
+            with window.waiting():
+                batch = next(batches)
             window.add(step + 1, train_step(batch, span.learning_rate(step), step))
             screen.step(step + 1, span.phase.name)
             if (step + 1) % recipe.run.log_every == 0 or (step + 1) % per_epoch == 0:
@@ -168,8 +173,8 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
         job.checkpoints.wait()
         for name, content in log.objects().items():
             job.run.write(name, content)
-        if stop.signal:
-            raise Stopped(stop.signal, total)
+    except Closed:  # by a signal, while shards were waited for
+        raise committed_stop(step) from None
     finally:
         screen.close()
         log.close()
