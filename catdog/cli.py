@@ -34,7 +34,7 @@ DESCRIPTION = """Train a cat/dog classifier by transfer learning: the same run o
 A URI names a place that holds a data set or a run: a folder's path, as in bucket/data/photos, or gs://bucket/prefix.
 
 Exit codes: 0 done, 1 failed, 2 a mistake in what was asked for, 143 or 130 stopped by SIGTERM or Ctrl-C with the run's \
-state saved."""
+state saved. `catdog --version` tells which catdog this is."""
 
 
 @dataclass

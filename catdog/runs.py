@@ -84,11 +84,11 @@ def _summary(bucket: Bucket, folder: str, times: Mapping[str, float], now: float
     run = replace(bucket, uri=f"{bucket.uri.rstrip('/')}/{folder}") if folder else bucket
     steps = committed(times)
     name, changed, step = folder or ".", max(times.values()), max(steps, default=None)
-    recipe = _read(run, RECIPE)
+    recipe = run.find(RECIPE)
     if recipe is None:
         return None
-    metrics = _read(run, METRICS) if METRICS in times else None
-    tested = _read(run, _TESTED) if REPORT in times else None
+    metrics = run.find(METRICS) if METRICS in times else None
+    tested = run.find(_TESTED) if REPORT in times else None
     try:
         recipes.parse(recipe, RECIPE)
         best = history.best(history.epochs(history.parse(metrics or b"")))
@@ -107,10 +107,3 @@ def _state(run: Bucket, times: Mapping[str, float], now: float) -> State:
     if running:
         return "running"
     return "stopped" if committed(times) else "begun"
-
-
-def _read(run: Bucket, name: str) -> bytes | None:
-    try:
-        return run.read(name)
-    except FileNotFoundError:
-        return None

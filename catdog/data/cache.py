@@ -73,7 +73,7 @@ def _let_open(files: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY:
         wanted = soft + files
-        limit = wanted if hard == resource.RLIM_INFINITY else max(soft, min(wanted, hard))
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 

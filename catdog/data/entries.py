@@ -19,7 +19,8 @@ from catdog.errors import RunError
 from catdog.storage import Stat
 
 PATIENCE = 120.0
-"""Seconds of waiting for what other processes hold: room, an entry that does not grow, the folder."""
+"""Seconds of waiting for what other processes hold: the folder, and, unless the store is waited for longer, room and
+an entry that does not grow."""
 LOCK = ".lock"
 _PART = ".part"
 

@@ -106,7 +106,7 @@ class FetchedShards:
                 self._settle()
 
     def close(self) -> None:
-        """Let go of everything; who waits for a shard gets Closed. A fetch in hand is given up at its next byte."""
+        """Let go of everything; who waits for a shard gets Closed. A fetch in hand is given up at its next byte or attempt."""
         with self._changed:
             self._closed = True
             self._passes = []

@@ -44,8 +44,7 @@ class Records:
 
 
 class Reader:
-    """One pass over a split. A shard's file is opened for each read, a matter of microseconds: no number of shards runs
-    out of file handles."""
+    """One pass over a split. A shard's file is opened for each read, a matter of microseconds, so that none stays open."""
 
     def __init__(self, shards: Sequence[Shard], files: ShardFiles, indices: dict[int, np.ndarray]) -> None:
         self._shards = shards

@@ -63,7 +63,7 @@ class Bucket(ABC):
     def fetch(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None] = nobody) -> None:
         """Copy an object, of the generation that `stat` tells, to a file on this machine, and check every byte of it.
 
-        `tell` is given the number of bytes as they come, perhaps by several threads, 0 before each attempt, and a
+        `tell` is given the number of bytes as they come, perhaps by several threads, 0 before a store is asked, and a
         negative one for those that have to come again; what it raises ends the copy.
         Raises Changed when it is gone or of another generation, RunError when its bytes are not those that
         `stat` tells, however often they are fetched, and Unavailable.
@@ -140,7 +140,8 @@ class Bucket(ABC):
 def crc32c(path: Path) -> str:
     """CRC-32C of a file's bytes, as 8 hexadecimal digits."""
     checksum = google_crc32c.Checksum()
-    # One buffer for all blocks: fresh memory for each costs several times what the sum itself does.
+    # One buffer for all blocks: fresh memory for each costs several times what the sum itself does. Of buffers that can
+    # be written to, the sum takes NumPy's only.
     block = np.empty(1 << 18, np.uint8)
     with open(path, "rb", buffering=0) as file:
         while size := file.readinto(block.data):

@@ -70,8 +70,9 @@ class Folder(Bucket):
             yield temporary
             _sync(temporary)
             temporary.chmod(0o644)
-            with self._alone(name) if new else contextlib.nullcontext():
-                if new and self.stat(name) not in (None, Stat(temporary.stat().st_size, crc32c(temporary))):
+            with self._alone() if new else contextlib.nullcontext():
+                there = self.stat(name) if new else None
+                if there is not None and there != Stat(temporary.stat().st_size, crc32c(temporary)):
                     raise _changed(target)
                 os.replace(temporary, target)
             _sync(target.parent)
@@ -81,7 +82,7 @@ class Folder(Bucket):
     def swap(self, name: str, content: bytes, expected: Stat | None) -> Stat:
         with self._writable():
             self.local(name).parent.mkdir(parents=True, exist_ok=True)
-        with self._alone(name):
+        with self._alone():
             if self.stat(name) != expected:
                 raise _changed(self.local(name))
             with self.writing(name) as path:
@@ -108,9 +109,9 @@ class Folder(Bucket):
         return self._root
 
     @contextlib.contextmanager
-    def _alone(self, name: str) -> Iterator[None]:
-        """Alone with an object among all who ask for this."""
-        with open(self.local(name).with_name(_LOCK), "w") as lock:
+    def _alone(self) -> Iterator[None]:
+        """Alone with the bucket among all who ask for this."""
+        with open(self._root / _LOCK, "w") as lock:  # not beside the object, where it might be deleted
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

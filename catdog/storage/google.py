@@ -113,7 +113,7 @@ class GoogleBucket(Bucket):
             if new:
                 self._replace(name, path, 0)
             else:
-                self._upload(name, path, {})
+                self._upload(name, path)
 
     def swap(self, name: str, content: bytes, expected: Stat | None) -> Stat:
         with self._temporary(name) as path:
@@ -176,13 +176,13 @@ class GoogleBucket(Bucket):
             Path(text).unlink(missing_ok=True)
             os.close(handle)
 
-    def _upload(self, name: str, path: Path, condition: dict[str, Any]) -> None:
+    def _upload(self, name: str, path: Path, generation: int | None = None) -> None:
         def attempt() -> None:
             # The reply comes only when all that the kernel still holds is on its way, and blocks wait for that as well.
             held = min(path.stat().st_size, _HELD) / SLOWEST
             timeout = (TIMEOUT[0] + held, TIMEOUT[1] + held)
             self._blob(name).upload_from_filename(
-                str(path), checksum="crc32c", **_once() | {"timeout": timeout}, **condition
+                str(path), checksum="crc32c", if_generation_match=generation, **_once() | {"timeout": timeout}
             )
 
         self._call("write", name, attempt)
@@ -190,15 +190,12 @@ class GoogleBucket(Bucket):
     def _replace(self, name: str, path: Path, generation: int | None) -> Stat:
         """Upload only if what is there is of that generation: 0 for nothing, None for anything."""
         ours = (path.stat().st_size, crc32c(path))
-        refused = None
-        try:
-            self._upload(name, path, {"if_generation_match": generation})
-        except Changed as error:
-            refused = error
         # An upload whose answer was lost is refused when it is tried again: then what is there is ours.
+        with contextlib.suppress(Changed):
+            self._upload(name, path, generation)
         found = self.stat(name)
         if found is None or (found.size, found.crc32c) != ours:
-            raise refused or Changed(f"{self.uri}/{name}: was written by another process")
+            raise Changed(f"{self.uri}/{name}: was written by another process")
         return found
 
     def _fetch_newest(self, name: str, path: Path) -> None:
@@ -215,9 +212,15 @@ class GoogleBucket(Bucket):
     def _fetch_ranges(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None]) -> None:
         starts, over = range(0, stat.size, RANGE), threading.Event()
         if len(starts) <= 1:
-            return self._fetch_range(name, stat, path, 0, tell, over)
+            return self._fetch_range(name, stat, path, 0, tell)
+
+        def tell_or_end(count: int) -> None:
+            if over.is_set():  # for another range of the object cannot be had
+                raise CancelledError
+            tell(count)
+
         with ThreadPoolExecutor(min(CONNECTIONS, len(starts)), thread_name_prefix="range") as pool:
-            ranges = [pool.submit(self._fetch_range, name, stat, path, start, tell, over) for start in starts]
+            ranges = [pool.submit(self._fetch_range, name, stat, path, start, tell_or_end) for start in starts]
             try:
                 for done in as_completed(ranges):
                     done.result()
@@ -226,23 +229,16 @@ class GoogleBucket(Bucket):
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _fetch_range(
-        self, name: str, stat: Stat, path: Path, start: int, tell: Callable[[int], None], over: threading.Event
-    ) -> None:
-        """Bring one range into its place in the file; what has come of it when a transfer breaks off stays.
-
-        It is given up soon after it is `over`, as it is when another range of the object cannot be had.
-        """
+    def _fetch_range(self, name: str, stat: Stat, path: Path, start: int, tell: Callable[[int], None]) -> None:
+        """Bring one range into its place in the file; what has come of it when a transfer breaks off stays."""
         at, stop = start, min(start + RANGE, stat.size)
 
         def attempt() -> None:
             nonlocal at
-            if over.is_set():
-                raise CancelledError
             tell(0)
             with open(path, "r+b") as file:
                 file.seek(at)
-                sink = _Sink(file, stop - at, tell, over)
+                sink = _Sink(file, stop - at, tell)
                 try:
                     self._blob(name).download_to_file(
                         sink,
@@ -283,6 +279,7 @@ class GoogleBucket(Bucket):
             except (DataCorruption, json.JSONDecodeError, ContentDecodingError) as error:
                 raise _Broken(one_line(error)) from error
             except api.GoogleAPICallError as error:
+                # A success that the client does not take for one is a reply to an upload without what it asked for.
                 if error.code == 200 or _DAMAGED in str(error):
                     raise _Broken(one_line(error)) from error
                 raise
@@ -331,23 +328,20 @@ class GoogleBucket(Bucket):
 
 
 class _Sink:
-    """The file that a transfer is written to: no more of it than was asked for, and none once it is over."""
+    """The file that a transfer is written to: no more of it than was asked for."""
 
-    def __init__(self, file: BinaryIO, size: int, tell: Callable[[int], None], over: threading.Event) -> None:
+    def __init__(self, file: BinaryIO, size: int, tell: Callable[[int], None]) -> None:
         self._file = file
         self._size = size
         self._tell = tell
-        self._over = over
         self.written = 0
 
     def write(self, block: bytes) -> int:
-        if self._over.is_set():
-            raise CancelledError
         if self.written + len(block) > self._size:
             raise _Broken("the answer is longer than what was asked for")
+        self._tell(len(block))
         self._file.write(block)
         self.written += len(block)
-        self._tell(len(block))
         return len(block)
 
 

@@ -175,6 +175,7 @@ class Checkpoints:
         self._run.sweep()
         names = self._names()
         for step in _files(names).keys() - {*committed(names)}:
+            self._allowed()
             self._run.delete_all(_folder(step))
 
     def _names(self) -> list[str]:
@@ -203,26 +204,25 @@ class Checkpoints:
         self._allowed()
         for name, content in snapshot.beside.items():
             self._run.write(name, content)
-        step = snapshot.position.step
-        if step in self.steps():
+        if snapshot.position.step in self.steps():
             return  # what is committed is never written again: a validation that has come to it since can be repeated
         try:
-            state = self._write_state(step, snapshot.arrays)
-        except (Changed, FileNotFoundError):  # another process has put its own there, or swept ours away
-            self._allowed()
-            state = self._write_state(step, snapshot.arrays)
-        files = [{"name": STATE, "size": state.size, "crc32c": state.crc32c}]
-        self._allowed()
-        self._run.swap(commit_name(step), _json({"position": asdict(snapshot.position), "files": files}), None)
+            self._commit(snapshot)
+        except (Changed, FileNotFoundError):  # a process that had lost the run came between, or swept ours away
+            self._commit(snapshot)
         self._allowed()  # the commit may have been long on its way
         self._retain()
 
-    def _write_state(self, step: int, arrays: Arrays) -> Stat:
+    def _commit(self, snapshot: _Snapshot) -> None:
         """Replaces no other state: this process may lose its lease meanwhile, and the next one commit the same step."""
+        step = snapshot.position.step
+        self._allowed()
         self._run.delete_all(_folder(step))  # what a save that came to no commit has left
         with self._run.writing(state_name(step), new=True) as path:
-            np.savez(path, allow_pickle=False, **arrays)
-            return Stat(path.stat().st_size, crc32c(path))
+            np.savez(path, allow_pickle=False, **snapshot.arrays)
+            files = [{"name": STATE, "size": path.stat().st_size, "crc32c": crc32c(path)}]
+        self._allowed()
+        self._run.swap(commit_name(step), _json({"position": asdict(snapshot.position), "files": files}), None)
 
     def _retain(self) -> None:
         steps = self.steps()

@@ -69,13 +69,21 @@ class Lease:
             except Changed:
                 lost = "another process has taken this run over"
                 with contextlib.suppress(Exception):
-                    lost = f"{_name(_holder(self._run))} has taken this run over"
+                    lost = self._taken_over()
             except Exception as error:
                 if _clock() - self._renewed > SECONDS:
                     lost = f"the run's lease could not be renewed: {one_line(error)}"
             with self._changed:
                 self._lost = RunError(f"{self._run.uri}: {lost}") if lost else None
                 self._changed.notify_all()
+
+    def _taken_over(self) -> str | None:
+        """Who has taken the run over; None if what is there is a renewal of ours whose reply was lost."""
+        found, holder = self._run.stat(LEASE), _holder(self._run)  # in this order, or `found` could be another's
+        if found is not None and holder.get("owner") == self._me["owner"]:
+            self._stat = found
+            return None
+        return f"{_name(holder)} has taken this run over"
 
 
 @contextlib.contextmanager

@@ -66,12 +66,13 @@ def train(recipe: Recipe) -> dict[str, Any] | None:
         checkpoints = Checkpoints(run, recipe.checkpoint.keep, lease.require if lease else lambda: None)
         try:
             newest = None
-            if group.chief:
+            if lease:
                 newest = max(checkpoints.steps(), default=None)
                 before = recipe_of(run)
                 recipe = _settle_precision(recipe, before)
                 if newest is not None:
                     _refuse_another_run(recipe, before, checkpoints.position(newest), manifest, run)
+                lease.require()
                 run.write(RECIPE, recipes.to_toml(recipe).encode())
                 checkpoints.sweep()
             recipe, newest = _as_chief(group, recipe, newest)
@@ -79,6 +80,8 @@ def train(recipe: Recipe) -> dict[str, Any] | None:
             job = _Job(recipe, run, manifest, order, records["train"], records["val"], group, checkpoints, lease)
             with StopRequest(cache.close if group.workers == 1 else lambda: None) as stop:
                 best = _loop(job, stop, newest)
+            if stop.signal:
+                raise Stopped(stop.signal, job.plan[-1].stop)
         finally:
             checkpoints.close()
         if not group.chief:
@@ -106,6 +109,10 @@ class _Job:
     def strategy(self) -> tf.distribute.Strategy:
         return self.group.strategy
 
+    @property
+    def plan(self) -> tuple[Span, ...]:
+        return spans(self.recipe.phases, self.order.steps_per_epoch)
+
 
 def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
     """Train from the newest checkpoint, or from the start, to the end; the step of the best one.
@@ -113,8 +120,7 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
     At the top of each turn `step` steps are done. The turn validates if an epoch ends there, saves if it is time to,
     and takes the next step; so neither the end of the run nor a restart at any step needs code of its own.
     """
-    recipe, per_epoch = job.recipe, job.order.steps_per_epoch
-    plan = spans(recipe.phases, per_epoch)
+    recipe, per_epoch, plan = job.recipe, job.order.steps_per_epoch, job.plan
     total = plan[-1].stop
     with job.strategy.scope():
         state = _build_state(job)
@@ -133,16 +139,18 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
         screen.say(f"going on from step {newest} of {total}")
     window = Window(recipe.data.global_batch, position.window)
     agreement = StopAgreement(job.group, stop)
-    saved_at = time.monotonic()
+    saved_at, saved_step = time.monotonic(), newest
 
-    def save(now: Position) -> float:
+    def save(now: Position) -> None:
+        nonlocal saved_at, saved_step
         if job.lease:
             job.checkpoints.save(replace(now, window=window.sums()), state.snapshot(), log.objects())
-        return time.monotonic()
+        saved_at, saved_step = time.monotonic(), now.step
 
     def committed_stop(step: int) -> Stopped:
         window.take_all()
-        save(replace(position, step=step))
+        if saved_step != step:  # else the state may be that of the next phase already
+            save(replace(position, step=step))
         job.checkpoints.wait()
         return Stopped(stop.signal or signal.SIGTERM, step)
 
@@ -155,11 +163,11 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                     _require_finite(metrics, step)
                     position = _validated(replace(position, step=step), metrics["loss"])
                     screen.show(log.add(_line(plan, step, per_epoch, "val", metrics)))
-                    saved_at = save(position)
+                    save(position)
                     window.restart_clock()
             elif step > position.step and _due(recipe, step, saved_at):
                 window.take_all()
-                saved_at = save(position := replace(position, step=step))
+                save(position := replace(position, step=step))
             if agreement.reached():
                 raise committed_stop(step)
             if step == total:
@@ -171,11 +179,8 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                 span = _span(plan, step)
                 train_step, batches = _start_phase(job, state, span, step)
                 window.start_phase()
-            try:
-                with window.waiting():
-                    batch = next(batches)
-            except Closed:  # by a signal
-                raise committed_stop(step) from None
+            with window.waiting():
+                batch = next(batches)
             outcome = train_step(batch, span.learning_rate(step), step, agreement.asked())
             agreement.add(outcome["stopping"])
             window.add(step + 1, outcome)
@@ -189,8 +194,6 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
         if job.lease:
             for name, content in log.objects().items():
                 job.run.write(name, content)
-        if stop.signal:
-            raise Stopped(stop.signal, total)
     finally:
         screen.close()
         log.close()

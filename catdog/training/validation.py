@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 
 from catdog.data import pipeline
-from catdog.data.fetching import Closed
 from catdog.data.records import Records
 from catdog.recipe import Recipe
 from catdog.training.step import make_predict_step
@@ -17,10 +16,7 @@ from catdog.training.strategy import distributed
 def make_validation(
     strategy: tf.distribute.Strategy, model: keras.Sequential, records: Records, recipe: Recipe
 ) -> Callable[[Callable[[], bool]], dict[str, float] | None]:
-    """A function that gives the mean cross-entropy and the accuracy.
-
-    Or None, as soon as its argument says to stop or the cache of the records is closed.
-    """
+    """A function that gives the mean cross-entropy and the accuracy, or None as soon as its argument says to stop."""
     labels = records.labels.astype(np.float64)
     predict = make_predict_step(strategy, model)
 
@@ -30,14 +26,11 @@ def make_validation(
             strategy,
             lambda share: pipeline.evaluation_dataset(records, recipe.data.side, recipe.data.global_batch, share),
         )
-        try:
-            for elements in pipeline.surfaced(batches, records):
-                if stopped():
-                    return None
-                examples, values = (tensor.numpy() for tensor in predict(elements))
-                scores[examples[examples >= 0]] = values[examples >= 0]
-        except Closed:
-            return None
+        for elements in pipeline.surfaced(batches, records):
+            if stopped():
+                return None
+            examples, values = (tensor.numpy() for tensor in predict(elements))
+            scores[examples[examples >= 0]] = values[examples >= 0]
         losses = np.logaddexp(0.0, scores) - labels * scores
         return {"loss": float(losses.mean()), "accuracy": float(((scores > 0) == (labels > 0.5)).mean())}
 

@@ -9,7 +9,7 @@ import pytest
 from pictures import damaged
 
 from catdog.errors import RunError
-from catdog.storage import Bucket, Folder, open_bucket
+from catdog.storage import Bucket, Folder, Stat, open_bucket
 from catdog.training.checkpoint import Checkpoints, Position, read_commit
 
 
@@ -120,7 +120,7 @@ def test_a_process_that_lost_the_run_while_it_committed_deletes_nothing(run: Buc
 
     def lost_meanwhile() -> None:
         asked.append(1)
-        if len(asked) > 2:
+        if len(asked) > 3:
             raise RunError("another process has it")
 
     checkpoints = Checkpoints(run, keep=1, allowed=lost_meanwhile)
@@ -146,7 +146,7 @@ def test_a_process_that_lost_the_run_while_it_uploaded_leaves_the_other_ones_che
 
     def lost_meanwhile() -> None:
         asked.append(1)
-        if len(asked) > 1:
+        if len(asked) > 2:
             raise RunError("another process has it")
 
     checkpoints = Checkpoints(Overtaken(str(tmp_path)), keep=2, allowed=lost_meanwhile)
@@ -167,6 +167,21 @@ def test_a_process_that_has_the_run_saves_its_state_over_one_that_came_late(tmp_
                 if name.endswith("state.npz") and not late:
                     late.append(name)
                     Folder(self.uri).write(name, b"late")
+
+    late: list[str] = []
+    assert saved(Late(str(tmp_path)), [1]).restore(1)[1]["count"] == 1
+    assert late
+
+
+def test_a_process_that_has_the_run_commits_over_a_commit_that_came_late(tmp_path: Path) -> None:
+    class Late(Folder):
+        """In which the commit of a process that has lost the run arrives just now."""
+
+        def swap(self, name: str, content: bytes, expected: Stat | None) -> Stat:
+            if not late:
+                late.append(name)
+                Folder(self.uri).write(name, b"late")
+            return super().swap(name, content, expected)
 
     late: list[str] = []
     assert saved(Late(str(tmp_path)), [1]).restore(1)[1]["count"] == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from catdog.errors import CallerError, RunError
-from catdog.storage import Bucket, Changed, Folder, Stat, open_bucket
+from catdog.storage import Bucket, Changed, Folder, Stat, Unavailable, open_bucket
 from catdog.training import lease
 from catdog.training.lease import LEASE, hold
 from tests.fake_store import FakeStore, Fault
@@ -200,6 +200,29 @@ def test_nothing_is_allowed_while_it_is_not_sure_that_the_lease_is_held(folder: 
         asked.join(10)
         assert not asked.is_alive()
         held.check()
+
+
+class Halfway(Folder):
+    """A store that once tells nothing of what it has done."""
+
+    def swap(self, name: str, content: bytes, expected: Stat | None) -> Stat:
+        stat = super().swap(name, content, expected)
+        if expected is not None and not SILENT:
+            SILENT.append(stat)
+            raise Unavailable("no answer")
+        return stat
+
+
+SILENT: list[Stat] = []
+
+
+def test_a_renewal_that_was_made_without_an_answer_is_not_taken_for_another_process(folder: Bucket) -> None:
+    SILENT.clear()
+    with hold(Halfway(folder.uri), print) as lease:
+        while folder.stat(LEASE) in (None, *SILENT) or not SILENT:  # until there is another renewal after that one
+            lease.check()
+            time.sleep(0.01)
+        lease.require()
 
 
 class Failing(Folder):
