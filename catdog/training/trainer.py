@@ -194,6 +194,8 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
         if job.lease:
             for name, content in log.objects().items():
                 job.run.write(name, content)
+    except Closed:  # by a signal, while shards were waited for
+        raise committed_stop(step) from None
     finally:
         screen.close()
         log.close()
