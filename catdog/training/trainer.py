@@ -1,6 +1,7 @@
 """The one loop: phases, logging, validation, checkpoints, signals."""
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -57,8 +58,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     if recipe.run.deterministic:
         tf.config.experimental.enable_op_determinism()
     with hold(run, say) as lease, open_cache(data, pins, recipe.cache) as cache:
-        checkpoints = Checkpoints(run, recipe.checkpoint.keep, lease.require)
-        try:
+        with Checkpoints(run, recipe.checkpoint.keep, lease.require) as checkpoints:
             newest = max(checkpoints.steps(), default=None)
             before = recipe_of(run)
             recipe = _settle_precision(recipe, before)
@@ -73,8 +73,6 @@ def train(recipe: Recipe) -> dict[str, Any]:
                 best = _loop(job, stop, newest)
             if stop.signal:
                 raise Stopped(stop.signal, job.plan[-1].stop)
-        finally:
-            checkpoints.close()
         _export(job, best)
         return evaluate(run, data, manifest, recipe.cache)
 
@@ -130,11 +128,12 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
         saved_at, saved_step = time.monotonic(), now.step
 
     def committed_stop(step: int) -> Stopped:
+        assert stop.signal is not None
+        screen.say(f"{signal.Signals(stop.signal).name}: saving step {step}; a second one ends it without")
         window.take_all()
         if saved_step != step:  # else the state may be that of the next phase already
             save(replace(position, step=step))
         job.checkpoints.wait()
-        assert stop.signal is not None
         return Stopped(stop.signal, step)
 
     try:
