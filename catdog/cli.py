@@ -356,7 +356,7 @@ def _check_places(recipe: Recipe) -> None:
     open_bucket(recipe.run.uri)
     if not recipe.data.uri:
         raise CallerError("data.uri is empty: name the data set with --data.uri")
-    load_manifest(open_bucket(recipe.data.uri))
+    load_manifest(open_bucket(recipe.data.uri, patience=recipe.storage.patience))
 
 
 def _import_tensorflow() -> None:

@@ -231,6 +231,7 @@ class Cache:
     """Shards that are fetched at a time."""
 
     def __post_init__(self) -> None:
+        _require("://" not in self.folder, "cache.folder", self.folder, "a folder on this machine")
         _require(self.max_bytes > 0, "cache.max_bytes", self.max_bytes, "above 0")
         _require(self.ahead >= 0, "cache.ahead", self.ahead, "at least 0")
         _require(1 <= self.fetchers <= 64, "cache.fetchers", self.fetchers, "from 1 to 64")

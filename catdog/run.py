@@ -36,6 +36,7 @@ def finished_recipe(run: Bucket) -> Recipe:
     """The recipe of a run that has its model; raises CallerError where there is no run or its training is not finished."""
     recipe = recipe_of(run)
     if recipe is None:
+        run.list(RECIPE)  # tells of a bucket that is not there
         raise CallerError(f"{run.uri}: there is no run here (no {RECIPE}); give the folder that `catdog train` wrote")
     if not run.exists(MODEL):
         raise CallerError(f"{run.uri}: has no {MODEL}: run `catdog train` again to finish its training")

@@ -1,6 +1,7 @@
 """One TensorFlow for all tests, quiet, with two logical CPU devices for the strategy `cpu:2`; and a store."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -16,6 +17,9 @@ from tests.fake_store import FakeStore
 _CPU = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
 tf.config.set_visible_devices([], "GPU")
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, processes ignore it
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def prepare(
     keep = dict(keep or {})
     _check(side, shards, val, test, seed, keep)
     options = {"side": side, "shards": shards, "val": val, "test": test, "seed": seed, "keep": keep}
-    if bucket.exists(MANIFEST) and not overwrite:
+    if MANIFEST in bucket.list(MANIFEST) and not overwrite:  # a list tells of a bucket that is not there
         return Prepared(_reused(source, options, bucket, reuse), 0, written=False)
     opened = open_source(source, seed)
     # The converted pictures lie in a nameless file until all are known: beside the shards, where there is room for them.

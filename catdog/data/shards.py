@@ -98,6 +98,7 @@ def load_manifest(bucket: Bucket) -> Manifest:
     """The manifest of a data set; raises CallerError where there is none or it is not one."""
     found = bucket.find(MANIFEST)
     if found is None:
+        bucket.list(MANIFEST)  # tells of a bucket that is not there
         root = bucket.local("")
         what = "no such folder" if root and not root.is_dir() else f"holds no data set: there is no {MANIFEST}"
         raise CallerError(f"{bucket.uri}: {what}; write one with `catdog prepare SOURCE {bucket.uri}`")

@@ -15,6 +15,8 @@ def open_bucket(uri: str, *, patience: float = PATIENCE) -> Bucket:
     """
     if not uri:
         raise CallerError("an empty URI: give a folder's path or gs://bucket/prefix")
+    if uri.startswith("gs:") and not uri.startswith("gs://"):
+        raise CallerError(f"{uri}: is no place in object storage; is gs://{uri[3:].lstrip('/')} meant?")
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return Folder(uri)

@@ -92,6 +92,9 @@ class GoogleBucket(Bucket):
                 self._fetch_ranges(name, stat, path, tell)
             except FileNotFoundError:
                 raise Changed(f"{self.uri}/{name}: was deleted while this one relied on it") from None
+            except OSError as error:
+                error.filename = error.filename or str(path)  # a full disk does not tell which
+                raise
             if (found := crc32c(path)) == stat.crc32c:
                 return
             tell(-stat.size)
@@ -151,7 +154,13 @@ class GoogleBucket(Bucket):
 
     @property
     def _bucket(self) -> "storage.Bucket":
-        return _client(os.environ.get("STORAGE_EMULATOR_HOST")).bucket(self.uri.removeprefix("gs://").partition("/")[0])
+        from google.auth.exceptions import DefaultCredentialsError
+
+        try:
+            client = _client(os.environ.get("STORAGE_EMULATOR_HOST"))
+        except DefaultCredentialsError:
+            raise CallerError(f"{self.uri}: no Google credentials: {_LOG_IN}, {_OR_STAND_IN}") from None
+        return client.bucket(self.uri.removeprefix("gs://").partition("/")[0])
 
     def _key(self, name: str) -> str:
         return self._prefix + name
@@ -321,7 +330,7 @@ class GoogleBucket(Bucket):
             raise CallerError(f"{place}: no valid credentials: {_LOG_IN} ({one_line(error)[:200]})") from None
         except api.RetryError as error:
             raise Unavailable(
-                f"{place}: could not be reached to {what} it for {self.patience:.0f} s: {one_line(error.cause or error)[:300]}"
+                f"{place}: could not be reached to {what} it for {self.patience:.0f} s: {_reason(error.cause or error)}"
             ) from error
         except api.GoogleAPICallError as error:
             raise RunError(f"{place}: could not {what} it: {one_line(error)[:300]}") from error
@@ -346,6 +355,7 @@ class _Sink:
 
 
 _LOG_IN = "run `gcloud auth application-default login`, or let GOOGLE_APPLICATION_CREDENTIALS name a key file"
+_OR_STAND_IN = "or for `make bucket` set STORAGE_EMULATOR_HOST as it has printed"
 _DAMAGED = "match calculated CRC32C"
 """What is told of an upload that has come with other bytes than were sent."""
 _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
@@ -356,6 +366,14 @@ _PERMISSIONS = {
     "write": "storage.objects.create and storage.objects.delete (roles/storage.objectUser)",
     "delete": "storage.objects.delete (roles/storage.objectUser)",
 }
+
+
+def _reason(error: Exception) -> str:
+    """Why a request failed: of a connection's faults, which are told many times over, the innermost."""
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    if found := re.search(r"\[Errno -?\d+\] ([^'\")\]]+)", str(error)):
+        return f"{found[1]} by {emulator}; does `make bucket` still run?" if emulator else found[1]
+    return one_line(error)[:300]
 
 
 def _passes(error: "GoogleAuthError") -> bool:
@@ -373,17 +391,13 @@ def _once() -> dict[str, Any]:
 @functools.cache
 def _client(emulator: str | None) -> "storage.Client":
     """The client of this process, which all threads share; it finds the emulator in the environment by itself."""
-    from google.auth.exceptions import DefaultCredentialsError
     from google.cloud import storage
 
     if emulator and not emulator.startswith(("http://", "https://")):
         raise CallerError(f"STORAGE_EMULATOR_HOST={emulator}: is no address of the form http://HOST:PORT")
     # Else the client looks the bucket up in a thread of its own, for a tracing that nobody has asked for.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "1")
-    try:
-        client = storage.Client(project=None)
-    except DefaultCredentialsError as error:
-        raise CallerError(f"gs://: no Google credentials: {_LOG_IN} ({one_line(error)[:200]})") from None
+    client = storage.Client(project=None)
     for scheme in ("http://", "https://"):
         client._http.mount(scheme, _adapter())
     return client

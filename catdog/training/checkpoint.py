@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,7 @@ class Checkpoints:
         self._error: Exception | None = None
         self._changed = threading.Condition()
         self._closed = False
+        self._late = False
         self._writer: threading.Thread | None = None
 
     def steps(self) -> list[int]:
@@ -122,14 +124,15 @@ class Checkpoints:
     def save(self, position: Position, arrays: Arrays, beside: dict[str, bytes]) -> None:
         """Write a snapshot in the background, and before it is committed the objects of the run that go with it.
 
-        Waits for the save before this one, but not long: while the store does not answer, the newest snapshot and the
-        best one are kept to be saved. Raises what a save before this one raised.
+        Waits for the save before this one, but not long, and not again until one has come through: while the store does
+        not answer, the newest snapshot and the best one are kept to be saved. Raises what a save before this one raised.
         """
         if self._writer is None:
             self._writer = threading.Thread(target=self._write_all, name="checkpoint", daemon=True)
             self._writer.start()
         with self._changed:
-            self._changed.wait_for(lambda: self._error or not self._waiting, PATIENCE)
+            patience = 0.0 if self._late else PATIENCE
+            self._late = not self._changed.wait_for(lambda: self._error or not self._waiting, patience)
             self.check()
             kept = {step: waiting for step, waiting in self._waiting.items() if step == position.best_step}
             self._waiting = kept | {position.step: _Snapshot(position, arrays, beside)}
@@ -146,12 +149,17 @@ class Checkpoints:
             self._changed.wait_for(lambda: self._error or not self._waiting)
         self.check()
 
-    def close(self) -> None:
-        """End the thread, once it has written what waits, or failed to."""
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the thread once it has written what waits, or failed to; after a Ctrl-C it is left behind."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if self._writer is not None:
+        if self._writer is not None and not isinstance(error, KeyboardInterrupt):
             self._writer.join()
 
     def restore(self, step: int) -> tuple[Position, Arrays]:

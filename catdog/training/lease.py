@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from catdog.storage import Bucket, Changed, Stat
 LEASE = "lease.json"
 SECONDS = 30.0
 """A lease that was not renewed for this long has run out; it is renewed three times as often."""
+_PARTING = 2.0
+"""Seconds that a release may take: a lease that was not released runs out by itself."""
 
 
 class Lease:
@@ -53,10 +56,11 @@ class Lease:
     def release(self) -> None:
         """Leave the run to whoever wants it next; while the store does not answer, the lease is left to run out."""
         self._ended.set()
-        self._thread.join(SECONDS / 3)
+        self._thread.join(_PARTING)
         if self._lost is None and not self._thread.is_alive():
             with contextlib.suppress(RunError, CallerError, OSError):
-                self._run.swap(LEASE, _content(self._me | {"released": True}), self._stat)
+                run = replace(self._run, patience=_PARTING)
+                run.swap(LEASE, _content(self._me | {"released": True}), self._stat)
 
     def _keep(self) -> None:
         renewals = 0

@@ -63,18 +63,10 @@ def train(recipe: Recipe) -> dict[str, Any] | None:
     if recipe.run.deterministic:
         tf.config.experimental.enable_op_determinism()
     with hold(run, say) if group.chief else nullcontext() as lease, open_cache(data, pins, recipe.cache) as cache:
-        checkpoints = Checkpoints(run, recipe.checkpoint.keep, lease.require if lease else lambda: None)
-        try:
+        with Checkpoints(run, recipe.checkpoint.keep, lease.require if lease else lambda: None) as checkpoints:
             newest = None
             if lease:
-                newest = max(checkpoints.steps(), default=None)
-                before = recipe_of(run)
-                recipe = _settle_precision(recipe, before)
-                if newest is not None:
-                    _refuse_another_run(recipe, before, checkpoints.position(newest), manifest, run)
-                lease.require()
-                run.write(RECIPE, recipes.to_toml(recipe).encode())
-                checkpoints.sweep()
+                recipe, newest = _begin(run, recipe, manifest, checkpoints, lease)
             recipe, newest = _as_chief(group, recipe, newest)
             records = {split: Records(manifest.split(split), cache) for split in ("train", "val")}
             job = _Job(recipe, run, manifest, order, records["train"], records["val"], group, checkpoints, lease)
@@ -82,8 +74,6 @@ def train(recipe: Recipe) -> dict[str, Any] | None:
                 best = _loop(job, stop, newest)
             if stop.signal:
                 raise Stopped(stop.signal, job.plan[-1].stop)
-        finally:
-            checkpoints.close()
         if not group.chief:
             return None
         _export(job, best)
@@ -148,11 +138,13 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
         saved_at, saved_step = time.monotonic(), now.step
 
     def committed_stop(step: int) -> Stopped:
+        number = stop.signal or signal.SIGTERM  # another worker was asked to
+        screen.say(f"{signal.Signals(number).name}: saving step {step}; a second one ends it without")
         window.take_all()
         if saved_step != step:  # else the state may be that of the next phase already
             save(replace(position, step=step))
         job.checkpoints.wait()
-        return Stopped(stop.signal or signal.SIGTERM, step)
+        return Stopped(number, step)
 
     try:
         for step in range(position.step, total + 1):
@@ -240,6 +232,23 @@ def _settle_precision(recipe: Recipe, before: Recipe | None) -> Recipe:
     if precision == "mixed_float16" and recipe.model.from_scratch:
         precision = "float32"  # an overflow would stay in BatchNorm's statistics
     return recipes.override(recipe, [("run.precision", precision)])
+
+
+def _begin(
+    run: Bucket, recipe: Recipe, manifest: Manifest, checkpoints: Checkpoints, lease: Lease
+) -> tuple[Recipe, int | None]:
+    """The recipe with its precision settled, written down, and the checkpoint to go on from; what killed runs left is swept.
+
+    Raises CallerError when the run has another recipe or data set.
+    """
+    newest, before = max(checkpoints.steps(), default=None), recipe_of(run)
+    recipe = _settle_precision(recipe, before)
+    if newest is not None:
+        _refuse_another_run(recipe, before, checkpoints.position(newest), manifest, run)
+    lease.require()
+    run.write(RECIPE, recipes.to_toml(recipe).encode())
+    checkpoints.sweep()
+    return recipe, newest
 
 
 def _as_chief(group: Group, recipe: Recipe, newest: int | None) -> tuple[Recipe, int | None]:

@@ -176,6 +176,21 @@ def test_a_run_that_waits_for_shards_stops_at_once_when_it_is_told_to(
     assert_same(run, undisturbed)
 
 
+def test_a_second_ctrl_c_ends_a_run_at_once_while_the_store_is_away(
+    store: FakeStore, recipe_file: Path, run: Bucket, undisturbed: Bucket
+) -> None:
+    process = Process(recipe_file, run, "--storage.patience", "600")
+    process.wait_until(past(12))
+    store.down = True
+    process.process.send_signal(signal.SIGINT)
+    process.wait_until(lambda log: "SIGINT: saving step" in log)
+    process.process.send_signal(signal.SIGINT)
+    assert process.process.wait(10) == 128 + signal.SIGINT
+    store.down = False
+    assert "going on from step" in Process(recipe_file, run).finish()
+    assert_same(run, undisturbed)
+
+
 def test_stopped_while_a_phase_waits_for_its_first_shards_it_goes_on_from_the_state_of_the_phase_before(
     recipe: Recipe, run: Bucket, undisturbed: Bucket, store: FakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

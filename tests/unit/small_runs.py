@@ -19,15 +19,14 @@ def begin(run: Bucket, recipe: Recipe = RECIPE) -> None:
 def train(run: Bucket, checkpoints: Sequence[tuple[int, int | None]], manifest: str = "manifest") -> None:
     """Begin a run, and save checkpoints of (step, best step), which all stay; the loss falls from step to step."""
     begin(run)
-    saved = Checkpoints(run, keep=99)
-    for step, best in checkpoints:
-        lines = [{"step": s, "split": "val", "loss": 1 / s, "accuracy": s / 100} for s in range(1, step + 1)]
-        arrays = {"model/0000": np.random.default_rng(step).random(30_000 + step), "step": np.int64(step)}
-        beside = {"metrics.jsonl": "".join(json.dumps(line) + "\n" for line in lines).encode()}
-        beside["tensorboard/events.out.tfevents"] = b"events" * step
-        saved.save(Position(step, step, 0.5, best, {"loss": 1.0}, manifest, "recipe"), arrays, beside)
-        saved.wait()
-    saved.close()
+    with Checkpoints(run, keep=99) as saved:
+        for step, best in checkpoints:
+            lines = [{"step": s, "split": "val", "loss": 1 / s, "accuracy": s / 100} for s in range(1, step + 1)]
+            arrays = {"model/0000": np.random.default_rng(step).random(30_000 + step), "step": np.int64(step)}
+            beside = {"metrics.jsonl": "".join(json.dumps(line) + "\n" for line in lines).encode()}
+            beside["tensorboard/events.out.tfevents"] = b"events" * step
+            saved.save(Position(step, step, 0.5, best, {"loss": 1.0}, manifest, "recipe"), arrays, beside)
+            saved.wait()
 
 
 def finish(run: Bucket) -> None:

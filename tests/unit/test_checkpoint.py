@@ -1,6 +1,7 @@
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,21 @@ def test_while_the_store_does_not_answer_the_newest_and_the_best_are_kept_to_be_
     checkpoints.wait()
     assert checkpoints.steps() == [1, 4, 7]
     assert Folder(str(tmp_path)).read("metrics.jsonl") == b"7"
+
+
+def test_while_the_store_does_not_answer_only_the_first_save_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catdog.training.checkpoint.PATIENCE", 0.5)
+    GO.clear()
+    checkpoints = Checkpoints(Stuck(str(tmp_path)), keep=9)
+    began = time.monotonic()
+    for step in range(1, 30):
+        checkpoints.save(position(step), arrays(step), {})
+    assert 0.5 < time.monotonic() - began < 2
+    GO.set()
+    checkpoints.wait()
+    assert checkpoints.steps() == [1, 29]
 
 
 def test_a_commit_that_is_not_allowed_is_not_made(run: Bucket) -> None:

@@ -15,7 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from requests.exceptions import SSLError
 
+from catdog.data.prepare import prepare
+from catdog.data.shards import load_manifest
 from catdog.errors import CallerError, RunError
+from catdog.run import finished_recipe
 from catdog.storage import Bucket, Changed, GoogleBucket, Stat, Unavailable, google, open_bucket
 from tests.fake_store import FakeStore, Fault
 
@@ -431,6 +434,16 @@ def test_an_emulator_without_a_scheme_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("ask", [lambda b: b.read("x"), lambda b: b.list(), lambda b: b.write("x", b"")])
 def test_a_bucket_that_does_not_exist_is_told_at_once(store: FakeStore, ask) -> None:
+    with pytest.raises(CallerError, match="there is no bucket missing"):
+        ask(open_bucket("gs://missing/prefix"))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [load_manifest, finished_recipe, lambda bucket: prepare("drawn", bucket)],
+    ids=["a data set", "a run", "to prepare"],
+)
+def test_in_a_bucket_that_does_not_exist_nothing_is_looked_for_and_nothing_begun(store: FakeStore, ask) -> None:
     with pytest.raises(CallerError, match="there is no bucket missing"):
         ask(open_bucket("gs://missing/prefix"))
 

@@ -157,6 +157,7 @@ BAD_VALUES = [
     ("storage.patience", "0", "above 0 seconds"),
     ("cache.max_bytes", "0", "above 0"),
     ("cache.ahead", "-1", "at least 0"),
+    ("cache.folder", "gs://bucket/cache", "a folder on this machine"),
     ("cache.fetchers", "0", "from 1 to 64"),
     ("cache.fetchers", "65", "from 1 to 64"),
 ]

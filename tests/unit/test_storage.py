@@ -209,3 +209,11 @@ def test_crc32c_of_a_file_longer_than_one_block_sees_its_last_byte(tmp_path):
     whole = crc32c(path)
     path.write_bytes(bytes((3 << 20) - 1) + b"\x01")
     assert crc32c(path) != whole
+
+
+@pytest.mark.parametrize("uri", ["gs:/bucket/data", "gs:bucket/data", "s3://bucket/data", "gs://", ""])
+def test_what_is_no_place_is_refused_and_becomes_no_folder(uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CallerError, match="gs://"):
+        open_bucket(uri)
+    assert list(tmp_path.iterdir()) == []
