@@ -1,13 +1,15 @@
 """The workers that train one run together: one process, or several that TF_CONFIG names, in step with each other."""
 
+import contextlib
 import json
 import os
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import tensorflow as tf
 
-from catdog.errors import CallerError
+from catdog.errors import CallerError, RunError
 from catdog.training.signals import StopRequest
 from catdog.training.strategy import make_strategy
 
@@ -31,6 +33,19 @@ class Group:
     def of_chief(self, value: int) -> int:
         """The chief's value, on every worker."""
         return self._sum(value if self.chief else 0)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Tell of a block that fails because another worker has ended, or can't be reached, in one line: RunError."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            if self.workers == 1:
+                raise
+            raise RunError(
+                f"worker {self.worker} of {self.workers}: another one has ended, or cannot be reached; started again on"
+                " all of them the run goes on from what is committed"
+            ) from error
 
     def _sum(self, value: int) -> int:
         if self.workers == 1:

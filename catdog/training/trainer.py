@@ -62,7 +62,8 @@ def train(recipe: Recipe) -> dict[str, Any] | None:
     pins = pinned(data, [*manifest.split("train"), *manifest.split("val")])
     if recipe.run.deterministic:
         tf.config.experimental.enable_op_determinism()
-    with hold(run, say) if group.chief else nullcontext() as lease, open_cache(data, pins, recipe.cache) as cache:
+    leased = hold(run, say) if group.chief else nullcontext()
+    with group.together(), leased as lease, open_cache(data, pins, recipe.cache) as cache:
         with Checkpoints(run, recipe.checkpoint.keep, lease.require if lease else lambda: None) as checkpoints:
             newest = None
             if lease:

@@ -57,6 +57,12 @@ class Workers:
                 environment = os.environ | {"TF_CONFIG": json.dumps(config)}
                 self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
 
+    def wait_for(self, text: str) -> None:
+        """Until the first worker has printed it."""
+        while text not in self.told(0):
+            assert self.processes[0].poll() is None, self.told(0)
+            time.sleep(0.05)
+
     def wait(self) -> list[int]:
         try:
             return [process.wait(200) for process in self.processes]
@@ -119,14 +125,27 @@ def test_asked_to_stop_one_worker_stops_all_after_the_same_step_and_one_alone_go
 ) -> None:
     run = open_bucket(str(tmp_path / "run"))
     workers = Workers(2, recipe_file, run)
-    while "step 14/40" not in workers.told(0):
-        assert workers.processes[0].poll() is None, workers.told(0)
-        time.sleep(0.05)
+    workers.wait_for("step 14/40")
     workers.processes[1].send_signal(signal.SIGTERM)
     assert workers.wait() == [128 + signal.SIGTERM] * 2
     (step,) = {found for worker in (0, 1) for found in re.findall(r"at step (\d+), which is", workers.told(worker))}
     assert 14 <= int(step) < 40
     assert f"going on from step {step} of 40" in Process(recipe_file, run).finish()
+    assert_close(run, undisturbed)
+
+
+def test_when_a_worker_is_killed_the_others_end_in_one_line_and_two_go_on_from_what_is_committed(
+    recipe_file: Path, tmp_path: Path, undisturbed: Bucket
+) -> None:
+    run = open_bucket(str(tmp_path / "run"))
+    workers = Workers(2, recipe_file, run)
+    workers.wait_for("step 14/40")
+    workers.processes[1].kill()
+    assert workers.wait() == [1, -signal.SIGKILL]
+    assert workers.told(0).splitlines()[-1].startswith("catdog: failed: worker 0 of 2: another one has ended")
+    again = Workers(2, recipe_file, run)
+    assert again.wait() == [0, 0], again.told(0) + again.told(1)
+    assert "going on from step" in again.told(0)
     assert_close(run, undisturbed)
 
 
