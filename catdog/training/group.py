@@ -31,23 +31,11 @@ class Group:
         return self.worker == 0
 
     def of_chief(self, value: int) -> int:
-        """The chief's value, on every worker."""
-        return self._sum(value if self.chief else 0)
+        """The chief's value, on every worker, once all have come here."""
+        return self.total(value if self.chief else 0)
 
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Tell of a block that fails because another worker has ended, or can't be reached, in one line: RunError."""
-        try:
-            yield
-        except tf.errors.OpError as error:
-            if self.workers == 1:
-                raise
-            raise RunError(
-                f"worker {self.worker} of {self.workers}: another one has ended, or cannot be reached; started again on"
-                " all of them the run goes on from what is committed"
-            ) from error
-
-    def _sum(self, value: int) -> int:
+    def total(self, value: int) -> int:
+        """The sum of all workers' values, on every worker, once all have come here."""
         if self.workers == 1:
             return value
         replicas = self.strategy.num_replicas_in_sync // self.workers
@@ -63,19 +51,39 @@ def make_group(strategy: str) -> Group:
     """The group that TF_CONFIG describes, whose every worker uses all of its GPUs; without it, this process alone.
 
     Call it before TensorFlow runs anything. Raises CallerError for a TF_CONFIG that is none, and for a strategy other
-    than `auto` among several workers.
+    than `auto` among several workers, and RunError when the others do not come.
     """
     try:
         config = json.loads(os.environ.get("TF_CONFIG") or "{}")
-        workers = config.get("cluster", {}).get("worker", [])
-        if len(workers) < 2:
+        cluster = config.get("cluster", {})
+        workers, task = cluster.get("worker", []), config.get("task", {})
+        if sum(map(len, cluster.values())) < 2:
             return Group(make_strategy(strategy))
-        worker = int(config["task"]["index"])
+        if cluster.keys() != {"worker"} or task.get("type") != "worker" or task.get("index") not in range(len(workers)):
+            raise ValueError("every task must be of type 'worker', with an index from 0")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CallerError(f"TF_CONFIG: is not the description of a cluster: {error!r}") from None
+        raise CallerError(f"TF_CONFIG: is not the description of a cluster of workers: {error}") from None
     if strategy != "auto":
         raise CallerError(f"run.strategy = {strategy!r}: must be 'auto' among several workers")
-    return Group(tf.distribute.MultiWorkerMirroredStrategy(), worker, len(workers))
+    with together(task["index"], len(workers)):
+        made = tf.distribute.MultiWorkerMirroredStrategy()
+    # All workers have equally many batches, and need not ask each other before each whether there is one.
+    made.extended.experimental_enable_get_next_as_optional = False
+    return Group(made, task["index"], len(workers))
+
+
+@contextlib.contextmanager
+def together(worker: int, workers: int) -> Iterator[None]:
+    """Tell in one line, as a RunError, when what workers do together fails because one of them has ended."""
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        if workers == 1:
+            raise
+        raise RunError(
+            f"worker {worker} of {workers}: another one has ended, or cannot be reached; started again on all of them"
+            " the run goes on from what is committed"
+        ) from error
 
 
 class StopAgreement:
@@ -96,7 +104,9 @@ class StopAgreement:
 
     def reached(self) -> bool:
         """Whether to stop before the next step."""
-        return self.reached_alone() or (len(self._told) > _RUN_AHEAD and bool(self._told[0].numpy()))
+        if self._alone:
+            return self.asked()
+        return len(self._told) > _RUN_AHEAD and bool(self._told[0].numpy())
 
     def reached_alone(self) -> bool:
         """Whether to stop at once, in the middle of an evaluation, for there are no others to wait for this one."""

@@ -3,7 +3,6 @@
 import math
 import signal
 import time
-import typing
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -23,11 +22,11 @@ from catdog.data.shards import CLASSES, Manifest, load_manifest, pinned
 from catdog.errors import CallerError, RunError
 from catdog.evaluation.evaluate import evaluate
 from catdog.model import build, make_stateless, unfreeze
-from catdog.recipe import Recipe, Run
+from catdog.recipe import Recipe
 from catdog.run import METRICS, MODEL, RECIPE, recipe_of
 from catdog.storage import Bucket, open_bucket
 from catdog.training.checkpoint import Checkpoints, Position
-from catdog.training.group import Group, StopAgreement, make_group
+from catdog.training.group import Group, StopAgreement, make_group, together
 from catdog.training.lease import Lease, hold
 from catdog.training.log import MetricsLog, Screen, kept_lines, say
 from catdog.training.schedule import Span, spans
@@ -63,19 +62,23 @@ def train(recipe: Recipe) -> dict[str, Any] | None:
     if recipe.run.deterministic:
         tf.config.experimental.enable_op_determinism()
     leased = hold(run, say) if group.chief else nullcontext()
-    with group.together(), leased as lease, open_cache(data, pins, recipe.cache) as cache:
-        with Checkpoints(run, recipe.checkpoint.keep, lease.require if lease else lambda: None) as checkpoints:
+    with leased as lease, open_cache(data, pins, recipe.cache) as cache:
+        with (
+            together(group.worker, group.workers),
+            Checkpoints(run, recipe.checkpoint.keep, lease.require if lease else lambda: None) as checkpoints,
+        ):
             newest = None
             if lease:
                 recipe, newest = _begin(run, recipe, manifest, checkpoints, lease)
-            recipe, newest = _as_chief(group, recipe, newest)
+            recipe, newest = _as_chief(group, recipe, manifest, run, newest)
             records = {split: Records(manifest.split(split), cache) for split in ("train", "val")}
             job = _Job(recipe, run, manifest, order, records["train"], records["val"], group, checkpoints, lease)
             with StopRequest(cache.close if group.workers == 1 else lambda: None) as stop:
                 best = _loop(job, stop, newest)
-            if stop.signal:
-                raise Stopped(stop.signal, job.plan[-1].stop)
-        if not group.chief:
+                stopping = group.total(int(stop.signal is not None))
+            if stopping:
+                raise Stopped(stop.signal or signal.SIGTERM, job.plan[-1].stop)
+        if not lease:
             return None
         _export(job, best)
         return evaluate(run, data, manifest, recipe.cache)
@@ -145,6 +148,7 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
         if saved_step != step:  # else the state may be that of the next phase already
             save(replace(position, step=step))
         job.checkpoints.wait()
+        job.group.of_chief(0)  # the others wait for the chief to have committed
         return Stopped(number, step)
 
     try:
@@ -252,12 +256,26 @@ def _begin(
     return recipe, newest
 
 
-def _as_chief(group: Group, recipe: Recipe, newest: int | None) -> tuple[Recipe, int | None]:
-    """The precision that the chief trains in, and the step that it goes on from, on every worker."""
-    precisions = typing.get_args(typing.get_type_hints(Run)["precision"])
-    precision = precisions[group.of_chief(precisions.index(recipe.run.precision))]
+def _as_chief(
+    group: Group, recipe: Recipe, manifest: Manifest, run: Bucket, newest: int | None
+) -> tuple[Recipe, int | None]:
+    """The recipe with the chief's precision, and the step that it goes on from, on every worker.
+
+    Raises CallerError on a worker that has another recipe or data set than the chief.
+    """
     step = group.of_chief(-1 if newest is None else newest)
-    return recipes.override(recipe, [("run.precision", precision)]), None if step < 0 else step
+    digest = group.of_chief(int(manifest.digest[:15], 16))
+    if not group.chief:
+        written = recipe_of(run)  # by the chief, before it came here
+        if written is None:
+            raise CallerError(f"{run.uri}: the first worker's {RECIPE} is not there: all must reach the same run")
+        recipe = recipes.override(recipe, [("run.precision", written.run.precision)])
+        different = recipes.differences(written, recipe)
+        if digest != int(manifest.digest[:15], 16):
+            different.append(f"the data set at {recipe.data.uri}")
+        if different:
+            raise CallerError(f"worker {group.worker} differs from the first one in {'; '.join(different)}")
+    return recipe, None if step < 0 else step
 
 
 def _refuse_another_run(

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -42,33 +43,39 @@ sys.exit(cli.run(["train", *sys.argv[1:]]))
 
 
 class Workers:
-    """The workers of one run, each in a process of its own, what they print in files."""
+    """The workers of one run, each in a process of its own without a GPU, what they print in files."""
 
-    def __init__(self, count: int, recipe: Path, run: Bucket) -> None:
+    def __init__(self, recipes: Sequence[Path], run: Bucket) -> None:
         with ExitStack() as closing:
-            sockets = [closing.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+            sockets = [closing.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in recipes]
             addresses = [f"127.0.0.1:{end.getsockname()[1]}" for end in sockets]
         self.logs, self.processes = [], []
-        for worker in range(count):
+        for worker, recipe in enumerate(recipes):
             self.logs.append(recipe.parent / f"{time.monotonic_ns()}-{worker}.log")
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": worker}}
+            environment = os.environ | {"TF_CONFIG": json.dumps(config), "CUDA_VISIBLE_DEVICES": "-1"}
             with open(self.logs[-1], "wb") as log:
                 command = [sys.executable, "-c", WORKER, str(recipe), "--run", run.uri]
-                environment = os.environ | {"TF_CONFIG": json.dumps(config)}
                 self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
 
     def wait_for(self, text: str) -> None:
         """Until the first worker has printed it."""
+        deadline = time.monotonic() + 120
         while text not in self.told(0):
-            assert self.processes[0].poll() is None, self.told(0)
+            assert all(process.poll() is None for process in self.processes), self.told(0) + self.told(1)
+            assert time.monotonic() < deadline, self.told(0) + self.told(1)
             time.sleep(0.05)
 
     def wait(self) -> list[int]:
-        try:
-            return [process.wait(200) for process in self.processes]
-        finally:
-            for process in self.processes:
-                process.kill()
+        return [process.wait(150) for process in self.processes]
 
     def told(self, worker: int) -> str:
         return self.logs[worker].read_text()
@@ -102,54 +109,74 @@ def recipe_file(small_recipe: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_two_workers_train_on_the_same_batches_and_end_where_one_does(
-    recipe_file: Path, tmp_path: Path, undisturbed: Bucket, small_data: Bucket
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_workers_train_on_the_batches_of_one_and_end_where_one_does(
+    recipe_file: Path, tmp_path: Path, undisturbed: Bucket, small_data: Bucket, count: int
 ) -> None:
     run = open_bucket(str(tmp_path / "run"))
-    workers = Workers(2, recipe_file, run)
-    assert workers.wait() == [0, 0], workers.told(0) + workers.told(1)
+    with Workers([recipe_file] * count, run) as workers:
+        assert workers.wait() == [0] * count, workers.told(0) + workers.told(1)
     shards = load_manifest(small_data).split("train")
     order = Order(tuple(shard.examples for shard in shards), 4, 16, 0)
     expected = {step: sorted(batch.example.tolist()) for step, batch in enumerate(order.batches(0, 40))}
     assert {step: sorted(ids) for step, ids in workers.examples().items()} == expected
     assert_close(run, undisturbed)
-    names = "evaluation/test/predictions.csv"
-    assert [r.split(",")[0] for r in run.read(names).decode().splitlines()] == [
-        r.split(",")[0] for r in undisturbed.read(names).decode().splitlines()
-    ]
+    ours, theirs = (bucket.read("evaluation/test/predictions.csv").decode() for bucket in (run, undisturbed))
+    assert [row.split(",")[0] for row in ours.split()] == [row.split(",")[0] for row in theirs.split()]
     assert "step 40/40" in workers.told(0) and "step " not in workers.told(1)
 
 
+@pytest.mark.parametrize("asked", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_asked_to_stop_one_worker_stops_all_after_the_same_step_and_one_alone_goes_on_from_there(
-    recipe_file: Path, tmp_path: Path, undisturbed: Bucket
+    recipe_file: Path, tmp_path: Path, undisturbed: Bucket, asked: int
 ) -> None:
     run = open_bucket(str(tmp_path / "run"))
-    workers = Workers(2, recipe_file, run)
-    workers.wait_for("step 14/40")
-    workers.processes[1].send_signal(signal.SIGTERM)
-    assert workers.wait() == [128 + signal.SIGTERM] * 2
+    with Workers([recipe_file] * 2, run) as workers:
+        workers.wait_for("step 14/40")
+        workers.processes[asked].send_signal(signal.SIGTERM)
+        assert workers.wait() == [128 + signal.SIGTERM] * 2, workers.told(0) + workers.told(1)
     (step,) = {found for worker in (0, 1) for found in re.findall(r"at step (\d+), which is", workers.told(worker))}
     assert 14 <= int(step) < 40
     assert f"going on from step {step} of 40" in Process(recipe_file, run).finish()
     assert_close(run, undisturbed)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
 def test_when_a_worker_is_killed_the_others_end_in_one_line_and_two_go_on_from_what_is_committed(
-    recipe_file: Path, tmp_path: Path, undisturbed: Bucket
+    recipe_file: Path, tmp_path: Path, undisturbed: Bucket, killed: int
 ) -> None:
-    run = open_bucket(str(tmp_path / "run"))
-    workers = Workers(2, recipe_file, run)
-    workers.wait_for("step 14/40")
-    workers.processes[1].kill()
-    assert workers.wait() == [1, -signal.SIGKILL]
-    assert workers.told(0).splitlines()[-1].startswith("catdog: failed: worker 0 of 2: another one has ended")
-    again = Workers(2, recipe_file, run)
-    assert again.wait() == [0, 0], again.told(0) + again.told(1)
+    run, left = open_bucket(str(tmp_path / "run")), 1 - killed
+    with Workers([recipe_file] * 2, run) as workers:
+        workers.wait_for("step 14/40")
+        workers.processes[killed].kill()
+        assert workers.processes[left].wait(60) == 1
+        assert f"catdog: failed: worker {left} of 2: another one has ended" in workers.told(left)
+    with Workers([recipe_file] * 2, run) as again:
+        assert again.wait() == [0, 0], again.told(0) + again.told(1)
     assert "going on from step" in again.told(0)
     assert_close(run, undisturbed)
 
 
-@pytest.mark.parametrize("config", ["{", "[]", '{"cluster": {"worker": ["a:1", "b:1"]}}'])
+def test_a_worker_with_another_recipe_is_refused(recipe_file: Path, tmp_path: Path) -> None:
+    run = open_bucket(str(tmp_path / "run"))
+    other = recipe_file.with_name("other.toml")
+    other.write_text(recipe_file.read_text().replace("1e-2", "2e-2"))
+    with Workers([recipe_file, other], run) as workers:
+        assert workers.processes[1].wait(60) == 2
+        assert "worker 1 differs from the first one in phases.0.learning_rate: 0.01 → 0.02" in workers.told(1)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "{",
+        "[]",
+        '{"cluster": {"worker": ["a:1", "b:1"]}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
+        '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "worker", "index": 0}}',
+    ],
+)
 def test_a_description_of_a_cluster_that_is_none_is_refused(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(CallerError, match="TF_CONFIG"):
@@ -157,6 +184,6 @@ def test_a_description_of_a_cluster_that_is_none_is_refused(config: str, monkeyp
 
 
 def test_several_workers_have_no_other_strategy_than_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"index": 0}}')
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}')
     with pytest.raises(CallerError, match=r"run\.strategy = 'cpu:2': must be 'auto'"):
         make_group("cpu:2")
