@@ -176,6 +176,7 @@ def test_a_run_that_waits_for_shards_stops_at_once_when_it_is_told_to(
     assert_same(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_a_run_at_once_while_the_store_is_away(
     store: FakeStore, recipe_file: Path, run: Bucket, undisturbed: Bucket
 ) -> None:

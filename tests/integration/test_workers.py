@@ -126,7 +126,8 @@ def test_workers_train_on_the_batches_of_one_and_end_where_one_does(
     assert "step 40/40" in workers.told(0) and "step " not in workers.told(1)
 
 
-@pytest.mark.parametrize("asked", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [0, 1])
 def test_asked_to_stop_one_worker_stops_all_after_the_same_step_and_one_alone_goes_on_from_there(
     recipe_file: Path, tmp_path: Path, undisturbed: Bucket, asked: int
 ) -> None:
