@@ -164,7 +164,7 @@ def _dataset(
 
     options = tf.data.Options()
     options.deterministic = True
-    # Its thread sleeps twice as long each time, up to a minute, and may keep an iterator from ending until it wakes.
+    # The tuner's thread sleeps twice as long each time, up to a minute, and may keep an iterator from ending till it wakes.
     options.autotune.enabled = False
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     # Python hands over whole batches; cutting them up again lets every core decode single pictures.

@@ -75,8 +75,7 @@ def train(recipe: Recipe) -> dict[str, Any] | None:
             job = _Job(recipe, run, manifest, order, records["train"], records["val"], group, checkpoints, lease)
             with StopRequest(cache.close if group.workers == 1 else lambda: None) as stop:
                 best = _loop(job, stop, newest)
-                stopping = group.total(int(stop.signal is not None))
-            if stopping:
+            if group.total(int(stop.signal is not None)):  # asked for after the last step was agreed on
                 raise Stopped(stop.signal or signal.SIGTERM, job.plan[-1].stop)
         if not lease:
             return None

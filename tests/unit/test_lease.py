@@ -223,6 +223,7 @@ def test_a_renewal_that_was_made_without_an_answer_is_not_taken_for_another_proc
             lease.check()
             time.sleep(0.01)
         lease.require()
+        assert json.loads(folder.read(LEASE))["renewals"] >= 2
 
 
 class Failing(Folder):
