@@ -1,7 +1,5 @@
 """The `catdog` command: parse, call, print."""
 
-import contextlib
-import errno
 import io
 import math
 import os
@@ -16,18 +14,14 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from catdog import recipe as recipes
-from catdog.arguments import complaint, hint, recipe_help, split_words
+from catdog.arguments import hint, parse_command
 from catdog.data.shards import CLASSES, SKIPPED, load_manifest
-from catdog.errors import CallerError, RunError
+from catdog.errors import DONE, FAILED, CallerError, exit_code
 from catdog.printing import as_json, print_evaluation, print_manifest, print_pulled, print_runs, shown
+from catdog.quiet import import_tensorflow
 from catdog.recipe import Cache, Recipe
 from catdog.run import REPORT, evaluated_on, evaluation, finished_recipe
 from catdog.storage import Folder, open_bucket
-
-DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
-
-# Troubles of the machine, not of this program: they are told without a traceback.
-_OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 DESCRIPTION = """Train a cat/dog classifier by transfer learning: the same run on a laptop or a cluster.
 
@@ -131,13 +125,13 @@ class Train:
     run: Annotated[str | None, arg(metavar="RUN_URI", help_behavior_hint="(default: the recipe's run.uri)")] = None
     """Where the run is written, or goes on."""
     settings: list[tuple[str, str]] = field(default_factory=list, init=False)
-    """Fields of the recipe and their new values, filled in by `parse`."""
+    """Fields of the recipe and their new values, filled in by `parse_command`."""
 
     def execute(self) -> int:
         run = [("run.uri", self.run)] if self.run is not None else []
         recipe = recipes.override(recipes.load(self.recipe), self.settings + run)
         _check_places(recipe)
-        _import_tensorflow()
+        import_tensorflow()
         from catdog.training.signals import Stopped
         from catdog.training.trainer import train
 
@@ -174,7 +168,7 @@ class Evaluate:
         own = evaluated_on(run)
         is_own = manifest.digest == own if own is not None else self.data is None
         folder = evaluation(self.split, other="" if is_own else manifest.digest)
-        _import_tensorflow()
+        import_tensorflow()
         from catdog.evaluation.evaluate import evaluate
 
         print_evaluation(evaluate(run, data, manifest, Cache(), self.split, folder))
@@ -201,7 +195,7 @@ class Predict:
             raise CallerError("predict lacks IMAGE: give at least one picture or folder")
         run = open_bucket(self.run)
         finished_recipe(run)
-        _import_tensorflow()
+        import_tensorflow()
         from catdog.evaluation.predict import predict
 
         failed = False
@@ -281,28 +275,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and give its exit code; a mistake or a failure is told in one line on stderr."""
-    try:
-        code = parse(arguments).execute()
-        sys.stdout.flush()
-        return code
-    except CallerError as error:
-        print(f"catdog: error: {error}", file=sys.stderr)
-        return MISTAKE
-    except RunError as error:
-        print(f"catdog: failed: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("catdog: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone; without this Python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except OSError as error:
-        if error.errno not in _OUTSIDE:
-            raise
-        print(f"catdog: failed: {error.strerror}: {error.filename or 'no file named'}", file=sys.stderr)
-        return FAILED
+    return exit_code("catdog", lambda: parse(arguments).execute())
 
 
 def parse(arguments: list[str]) -> Command:
@@ -313,29 +286,10 @@ def parse(arguments: list[str]) -> Command:
         raise SystemExit(0)
     if name not in (*COMMANDS, "-h", "--help"):
         raise CallerError(f"{name!r} is not a command: {hint(name, list(COMMANDS))}")
-    words = arguments[1:]
-    settings: list[tuple[str, str]] = []
     if name in COMMANDS:
-        words, settings = split_words(name, COMMANDS[name], words, settings_too=COMMANDS[name] is Train)
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            command: Command = tyro.cli(
-                Command,
-                prog="catdog",
-                description=DESCRIPTION,
-                args=[name, *words],
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
-    except SystemExit as stop:
-        if stop.code:
-            raise CallerError(complaint(name, box.getvalue())) from None
-        if name == "train":
-            print(recipe_help())
-        raise
-    if isinstance(command, Train):
-        command.settings = settings
-    return command
+        return parse_command(COMMANDS[name], name, f"catdog {name}", arguments[1:])
+    tyro.cli(Command, prog="catdog", description=DESCRIPTION, args=["--help"])
+    raise AssertionError("help ends the program")
 
 
 def _class_and_part(text: str) -> tuple[str, float]:
@@ -357,16 +311,3 @@ def _check_places(recipe: Recipe) -> None:
     if not recipe.data.uri:
         raise CallerError("data.uri is empty: name the data set with --data.uri")
     load_manifest(open_bucket(recipe.data.uri, patience=recipe.storage.patience))
-
-
-def _import_tensorflow() -> None:
-    """Import it, without what its libraries write to stderr before they can be told to be quiet."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    shown, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        import tensorflow  # noqa: F401
-    finally:
-        os.dup2(shown, 2)
-        os.close(shown)
-        os.close(nowhere)

@@ -1,0 +1,16 @@
+"""TensorFlow without the noise."""
+
+import os
+
+
+def import_tensorflow() -> None:
+    """Import it, without what its libraries write to stderr before they can be told to be quiet."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    shown, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(shown, 2)
+        os.close(shown)
+        os.close(nowhere)
