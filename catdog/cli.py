@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 import sys
 import typing
 from dataclasses import dataclass, field

@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 import tomllib
 import types
 import typing
@@ -238,6 +239,46 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """How `python -m job.train` uses a Ray cluster; `catdog train` needs none of it."""
+
+    workers: int | str = 1
+    """Workers that train together, as a rule one a host: their number, or "MIN-MAX" for as many as there is room for."""
+    gpus: int = -1
+    """GPUs of each worker; -1 stands for all that a host of the cluster has."""
+    cpus: int = 1
+    """CPUs that are reserved for each worker."""
+    placement: Literal["SPREAD", "STRICT_SPREAD", "PACK", "STRICT_PACK"] = "SPREAD"
+    """Ray's placement strategy: workers on different hosts, or together."""
+    max_failures: int = 3
+    """Times that the workers are started again after one has failed; those that are asked to leave do not count."""
+    start_timeout: float = 600.0
+    """Seconds to wait until the cluster has room for the workers."""
+    resize_every: float = 60.0
+    """Seconds between two looks at whether there is room for more workers."""
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Fewest and most workers."""
+        fewest, _, most = str(self.workers).partition("-")
+        return int(fewest), int(most or fewest)
+
+    def __post_init__(self) -> None:
+        written = re.fullmatch(r"(\d+)(-\d+)?", str(self.workers))
+        _require(
+            written is not None and 1 <= self.bounds[0] <= self.bounds[1],
+            "cluster.workers",
+            self.workers,
+            "a number of at least 1, or 'MIN-MAX', as in '1-4'",
+        )
+        _require(self.gpus >= -1, "cluster.gpus", self.gpus, "at least 0, or -1 for all of a host")
+        _require(self.cpus >= 1, "cluster.cpus", self.cpus, "at least 1")
+        _require(self.max_failures >= 0, "cluster.max_failures", self.max_failures, "at least 0")
+        _require(self.start_timeout > 0, "cluster.start_timeout", self.start_timeout, "above 0 seconds")
+        _require(self.resize_every > 0, "cluster.resize_every", self.resize_every, "above 0 seconds")
+
+
+@dataclass(frozen=True)
 class Run:
     """Where and how the run is done."""
 
@@ -279,6 +320,7 @@ class Recipe:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     storage: Storage = field(default_factory=Storage)
     cache: Cache = field(default_factory=Cache)
+    cluster: Cluster = field(default_factory=Cluster)
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
@@ -324,7 +366,7 @@ class Recipe:
 _KINDS = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
 
 # What may differ between the parts of one run, for it changes where and how the run is done, not what it computes.
-MAY_DIFFER = ("data.uri", "run.uri", "run.strategy", "run.log_every", "checkpoint.", "storage.", "cache.")
+MAY_DIFFER = ("data.uri", "run.uri", "run.strategy", "run.log_every", "checkpoint.", "storage.", "cache.", "cluster.")
 
 
 def load(path: str | Path) -> Recipe:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from catdog.errors import RunError
+from catdog.errors import FinalError, RunError
 from catdog.run import CHECKPOINTS
 from catdog.storage import Bucket, Changed, Stat, crc32c
 
@@ -67,7 +67,7 @@ def committed(names: Iterable[str]) -> list[int]:
 
 
 def read_commit(run: Bucket, step: int) -> Commit:
-    """Raises FileNotFoundError where the step is not committed, and RunError for what is no commit."""
+    """Raises FileNotFoundError where the step is not committed, and FinalError for what is no commit."""
     name = commit_name(step)
     content = run.read(name)
     try:
@@ -75,7 +75,7 @@ def read_commit(run: Bucket, step: int) -> Commit:
         (state,) = (file for file in commit["files"] if file["name"] == STATE)
         return Commit(Position(**commit["position"]), Stat(state["size"], state["crc32c"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{run.uri}/{name}: is not the commit of a checkpoint: {error!r}") from None
+        raise FinalError(f"{run.uri}/{name}: is not the commit of a checkpoint: {error!r}") from None
 
 
 def require_committed(name: str, found: Stat | None, expected: Stat) -> None:
@@ -116,6 +116,8 @@ class Checkpoints:
         self._closed = False
         self._late = False
         self._writer: threading.Thread | None = None
+        self.newest: int | None = None
+        """Step of the last save that has been committed; None before the first."""
 
     def steps(self) -> list[int]:
         """Steps of the committed checkpoints, ascending."""
@@ -218,6 +220,7 @@ class Checkpoints:
             self._commit(snapshot)
         except (Changed, FileNotFoundError):  # a process that had lost the run came between, or swept ours away
             self._commit(snapshot)
+        self.newest = snapshot.position.step
         self._allowed()  # the commit may have been long on its way
         self._retain()
 

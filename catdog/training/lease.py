@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from catdog.errors import CallerError, RunError, one_line
+from catdog.errors import CallerError, HeldError, RunError, one_line
 from catdog.storage import Bucket, Changed, Stat
 
 LEASE = "lease.json"
@@ -95,7 +95,7 @@ def hold(run: Bucket, say: Callable[[str], None]) -> Iterator[Lease]:
     """Have the run's lease while the block lasts.
 
     It is taken at once where there is none, or its holder has released it or is a process of this machine that has
-    ended; else only after it has not been renewed for as long as it lasts. Raises CallerError that names the process
+    ended; else only after it has not been renewed for as long as it lasts. Raises HeldError that names the process
     that does renew it.
     """
     me = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "machine": _machine()} | _process(os.getpid())
@@ -116,24 +116,24 @@ def _acquire(run: Bucket, content: bytes, say: Callable[[str], None]) -> tuple[S
     seen = run.stat(LEASE)
     if seen is not None and not _free(holder := _holder(run)):
         if holder.get("machine") == _machine():
-            raise CallerError(_refusal(run, holder))
+            raise HeldError(_refusal(run, holder))
         say(f"waiting up to {SECONDS:.0f} s: {_name(holder)} may still be training this run")
         seen = _waited_for(run, seen)
     began = _clock()
     try:
         return run.swap(LEASE, content, seen), began
     except Changed:
-        raise CallerError(f"{run.uri}: {_name(_holder(run))} has begun to train it just now") from None
+        raise HeldError(f"{run.uri}: {_name(_holder(run))} has begun to train it just now") from None
 
 
 def _waited_for(run: Bucket, seen: Stat) -> Stat | None:
-    """The lease once it has run out or is free; raises CallerError as soon as it is renewed."""
+    """The lease once it has run out or is free; raises HeldError as soon as it is renewed."""
     began, now = time.monotonic(), run.stat(LEASE)
     while now == seen and time.monotonic() - began < SECONDS:
         time.sleep(SECONDS / 30)
         now = run.stat(LEASE)
     if now != seen and now is not None and not _free(holder := _holder(run)):
-        raise CallerError(_refusal(run, holder))
+        raise HeldError(_refusal(run, holder))
     return now
 
 

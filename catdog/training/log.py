@@ -35,6 +35,11 @@ class MetricsLog:
         for line in lines:
             self._add_event(line)
 
+    @property
+    def last(self) -> Line:
+        """The line that was added last."""
+        return self._lines[-1]
+
     def add(self, line: Line) -> Line:
         """Note a line, stamped with the time, and give it back."""
         line = line | {"time": round(time.time(), 3)}

@@ -1,11 +1,11 @@
-"""SIGTERM and Ctrl-C, noted for the loop to act on between two steps."""
+"""A request to stop, as SIGTERM and Ctrl-C make it, noted for the loop to act on between two steps."""
 
 import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Callable
-from types import FrameType, TracebackType
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 
 class Stopped(Exception):
@@ -18,44 +18,54 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Inside its block `signal` tells which of SIGTERM and SIGINT came, or None; a second one acts as usual.
+    """Tells the loop that it was asked to stop; may be asked from any thread."""
 
-    `wake` is called by a thread as soon as one has come, even while the main thread waits in a call of TensorFlow's,
-    where Python acts on no signal.
-    """
-
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         self.signal: int | None = None
-        self._wake = wake
-        self._before: dict[int, signal._HANDLER] = {}
-        self._closing = contextlib.ExitStack()
+        """Number of the signal that asked, SIGTERM or SIGINT; None before one did."""
+        self.wake: Callable[[], None] = lambda: None
+        """Called when a stop is asked for, by the thread that asks."""
 
-    def __enter__(self) -> "StopRequest":
-        theirs, ours = (self._closing.enter_context(end) for end in socket.socketpair())
-        ours.setblocking(False)
-        threading.Thread(target=self._watch, args=(theirs,), name="signals", daemon=True).start()
-        self._closing.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False))
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._restore()
-        self._closing.close()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def ask(self, number: int) -> None:
         self.signal = number
-        self._restore()
+        self.wake()
 
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
+
+@contextlib.contextmanager
+def listening() -> Iterator[StopRequest]:
+    """A request that SIGTERM and Ctrl-C make inside the block; the second one acts as usual. For the main thread only.
+
+    A thread makes it as soon as one has come, even while the main thread waits in a call of TensorFlow's, where Python
+    acts on no signal.
+    """
+    request = StopRequest()
+    before: dict[int, signal._HANDLER] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        request.signal = number
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
             signal.signal(number, handler)
-        self._before = {}
+        before.clear()
 
-    def _watch(self, numbers: socket.socket) -> None:
-        """Every signal that has a handler of Python's sends its number."""
-        with contextlib.suppress(OSError):  # the block has ended
-            while received := numbers.recv(64):
-                if {signal.SIGTERM, signal.SIGINT}.intersection(received):
-                    self._wake()
+    with contextlib.ExitStack() as closing:
+        theirs, ours = (closing.enter_context(end) for end in socket.socketpair())
+        ours.setblocking(False)
+        threading.Thread(target=_watch, args=(theirs, request), name="signals", daemon=True).start()
+        closing.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False))
+        before |= {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield request
+        finally:
+            restore()
+
+
+def _watch(numbers: socket.socket, request: StopRequest) -> None:
+    """Every signal that has a handler of Python's sends its number."""
+    with contextlib.suppress(OSError):  # the block has ended
+        while received := numbers.recv(64):
+            for number in received:
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    request.ask(number)

@@ -19,8 +19,9 @@ from catdog.data.order import Order, Share
 from catdog.data.records import Records
 from catdog.data.room import require_room, required_bytes
 from catdog.data.shards import CLASSES, Manifest, load_manifest, pinned
-from catdog.errors import CallerError, RunError
+from catdog.errors import CallerError, FinalError
 from catdog.evaluation.evaluate import evaluate
+from catdog.evaluation.history import Line
 from catdog.model import build, make_stateless, unfreeze
 from catdog.recipe import Recipe
 from catdog.run import METRICS, MODEL, RECIPE, recipe_of
@@ -30,20 +31,27 @@ from catdog.training.group import Group, StopAgreement, make_group, together
 from catdog.training.lease import Lease, hold
 from catdog.training.log import MetricsLog, Screen, kept_lines, say
 from catdog.training.schedule import Span, spans
-from catdog.training.signals import Stopped, StopRequest
+from catdog.training.signals import Stopped, StopRequest, listening
 from catdog.training.state import TrainingState, exported_weights
 from catdog.training.step import Batch, Outcome, StepSettings, make_train_step
 from catdog.training.strategy import distributed, fastest_precision
 from catdog.training.validation import make_validation
 from catdog.training.window import Window
 
+Report = Callable[[Line, int | None], None]
+"""What is told of a validation: its line of metrics, and the step of the last commit so far, which the chief knows."""
 
-def train(recipe: Recipe) -> dict[str, Any] | None:
+
+def train(
+    recipe: Recipe, stop: StopRequest | None = None, report: Report = lambda line, committed: None
+) -> dict[str, Any] | None:
     """Run the recipe from its newest checkpoint, or from the start, to its evaluation on the test split.
 
     Called by each of the workers that TF_CONFIG names, it trains with all of them, and the first alone writes the run.
+    It stops when `stop` asks for it; without one, when SIGTERM or Ctrl-C does. Every worker calls `report` after each
+    validation, and once more when all is committed.
     Returns what evaluation/test/metrics.json then holds, but to the other workers None. Raises CallerError for what the
-    caller can mend, RunError for a run that can't go on, and Stopped after a SIGTERM or Ctrl-C, once the state is
+    caller can mend, RunError for a run that can't go on, and Stopped once it was asked to stop and the state is
     committed.
     """
     if not recipe.run.uri:
@@ -72,11 +80,15 @@ def train(recipe: Recipe) -> dict[str, Any] | None:
                 recipe, newest = _begin(run, recipe, manifest, checkpoints, lease)
             recipe, newest = _as_chief(group, recipe, manifest, run, newest)
             records = {split: Records(manifest.split(split), cache) for split in ("train", "val")}
-            job = _Job(recipe, run, manifest, order, records["train"], records["val"], group, checkpoints, lease)
-            with StopRequest(cache.close if group.workers == 1 else lambda: None) as stop:
-                best = _loop(job, stop, newest)
-            if group.total(int(stop.signal is not None)):  # asked for after the last step was agreed on
-                raise Stopped(stop.signal or signal.SIGTERM, job.plan[-1].stop)
+            job = _Job(
+                recipe, run, manifest, order, records["train"], records["val"], group, checkpoints, lease, report
+            )
+            with listening() if stop is None else nullcontext(stop) as asked:
+                if group.workers == 1:
+                    asked.wake = cache.close
+                best = _loop(job, asked, newest)
+            if group.total(int(asked.signal is not None)):  # asked for after the last step was agreed on
+                raise Stopped(asked.signal or signal.SIGTERM, job.plan[-1].stop)
         if not lease:
             return None
         _export(job, best)
@@ -97,6 +109,7 @@ class _Job:
     checkpoints: Checkpoints
     lease: Lease | None
     """The chief's; no other worker writes."""
+    report: Report
 
     @property
     def strategy(self) -> tf.distribute.Strategy:
@@ -119,7 +132,7 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
         state = _build_state(job)
     position, arrays = job.checkpoints.restore(newest) if newest is not None else (_start(job), None)
     if position.best_step is not None and position.best_step not in job.checkpoints.steps():
-        raise RunError(f"{job.run.uri}: its best checkpoint, step {position.best_step}, is gone; start a new run")
+        raise FinalError(f"{job.run.uri}: its best checkpoint, step {position.best_step}, is gone; start a new run")
     span = _span(plan, max(position.step - 1, 0))  # a snapshot belongs to the phase of the step that it was taken after
     train_step, batches = _start_phase(job, state, span, position.step)
     if arrays is not None:
@@ -158,8 +171,9 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                 if metrics is not None:
                     _require_finite(metrics, step)
                     position = _validated(replace(position, step=step), metrics["loss"])
-                    screen.show(log.add(_line(plan, step, per_epoch, "val", metrics)))
+                    screen.show(line := log.add(_line(plan, step, per_epoch, "val", metrics)))
                     save(position)
+                    job.report(line, job.checkpoints.newest)
                     window.restart_clock()
             elif step > position.step and _due(recipe, step, saved_at):
                 window.take_all()
@@ -187,6 +201,7 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                     numbers = window.close() | {"learning_rate": span.learning_rate(step)}
                     screen.show(log.add(_line(plan, step + 1, per_epoch, "train", numbers)))
         job.checkpoints.wait()
+        job.report(log.last, job.checkpoints.newest)
         if job.lease:
             for name, content in log.objects().items():
                 job.run.write(name, content)
@@ -312,7 +327,7 @@ def _lines_so_far(run: Bucket, position: Position) -> list[dict[str, Any]]:
 
 def _require_finite(metrics: dict[str, float], step: int) -> None:
     if not math.isfinite(metrics["loss"]):
-        raise RunError(
+        raise FinalError(
             f"validation loss not finite after step {step}: the run stops and its last checkpoint is as it was;"
             " lower phases.learning_rate, or choose another run.precision"
         )

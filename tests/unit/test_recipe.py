@@ -22,6 +22,7 @@ from catdog.recipe import (
     differences,
     load,
     override,
+    parse,
     to_toml,
 )
 
@@ -160,6 +161,15 @@ BAD_VALUES = [
     ("cache.folder", "gs://bucket/cache", "a folder on this machine"),
     ("cache.fetchers", "0", "from 1 to 64"),
     ("cache.fetchers", "65", "from 1 to 64"),
+    ("cluster.workers", "0", "'MIN-MAX'"),
+    ("cluster.workers", "4-1", "'MIN-MAX'"),
+    ("cluster.workers", "two", "'MIN-MAX'"),
+    ("cluster.gpus", "-2", "-1 for all of a host"),
+    ("cluster.cpus", "0", "at least 1"),
+    ("cluster.placement", "PACKED", "did you mean 'PACK'"),
+    ("cluster.max_failures", "-1", "at least 0"),
+    ("cluster.start_timeout", "0", "above 0 seconds"),
+    ("cluster.resize_every", "0", "above 0 seconds"),
 ]
 
 
@@ -173,6 +183,13 @@ def test_a_bad_value_is_refused_in_one_line_that_tells_what_is_allowed(name, tex
     assert name.rpartition(".")[2] in message or "global_batch" in message or "weights" in message
     value = text.lower().removesuffix(".0")
     assert value in message.lower()
+
+
+@pytest.mark.parametrize(("text", "bounds"), [("3", (3, 3)), ("1-4", (1, 4)), ("2-2", (2, 2))])
+def test_workers_are_a_number_or_a_range(text, bounds):
+    recipe = override(override(Recipe(), [("cluster.workers", "1-9")]), [("cluster.workers", text)])
+    assert recipe.cluster.bounds == bounds
+    assert parse(to_toml(recipe).encode(), "again").cluster.bounds == bounds
 
 
 def test_each_field_has_a_value_that_is_refused():
