@@ -16,9 +16,10 @@ from catdog import recipe as recipes
 from catdog.arguments import hint, parse_command
 from catdog.data.shards import CLASSES, SKIPPED, load_manifest
 from catdog.errors import DONE, FAILED, CallerError, exit_code
+from catdog.places import check_places
 from catdog.printing import as_json, print_evaluation, print_manifest, print_pulled, print_runs, shown
 from catdog.quiet import import_tensorflow
-from catdog.recipe import Cache, Recipe
+from catdog.recipe import Cache
 from catdog.run import REPORT, evaluated_on, evaluation, finished_recipe
 from catdog.storage import Folder, open_bucket
 
@@ -129,7 +130,7 @@ class Train:
     def execute(self) -> int:
         run = [("run.uri", self.run)] if self.run is not None else []
         recipe = recipes.override(recipes.load(self.recipe), self.settings + run)
-        _check_places(recipe)
+        check_places(recipe)
         import_tensorflow()
         from catdog.training.signals import Stopped
         from catdog.training.trainer import train
@@ -300,13 +301,3 @@ def _class_and_part(text: str) -> tuple[str, float]:
     if name not in CLASSES or math.isnan(kept):
         raise CallerError(f"--keep {text}: must be CLASS=PART, as in cat=0.3, where CLASS is {' or '.join(CLASSES)}")
     return name, kept
-
-
-def _check_places(recipe: Recipe) -> None:
-    """Tell at once what would only come out after TensorFlow's slow import."""
-    if not recipe.run.uri:
-        raise CallerError("run.uri is empty: name the run's folder with --run")
-    open_bucket(recipe.run.uri)
-    if not recipe.data.uri:
-        raise CallerError("data.uri is empty: name the data set with --data.uri")
-    load_manifest(open_bucket(recipe.data.uri, patience=recipe.storage.patience))

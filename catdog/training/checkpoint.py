@@ -51,14 +51,19 @@ class Commit:
     """Size and crc32c of its state."""
 
 
+def checkpoint_folder(step: int) -> str:
+    """Where the files of a checkpoint lie in its run."""
+    return f"{CHECKPOINTS}/step-{step:08d}"
+
+
 def commit_name(step: int) -> str:
     """The object that a checkpoint is valid with."""
-    return f"{_folder(step)}/{COMMIT}"
+    return f"{checkpoint_folder(step)}/{COMMIT}"
 
 
 def state_name(step: int) -> str:
     """The object that holds a checkpoint's arrays."""
-    return f"{_folder(step)}/{STATE}"
+    return f"{checkpoint_folder(step)}/{STATE}"
 
 
 def committed(names: Iterable[str]) -> list[int]:
@@ -186,7 +191,7 @@ class Checkpoints:
         names = self._names()
         for step in _files(names).keys() - {*committed(names)}:
             self._allowed()
-            self._run.delete_all(_folder(step))
+            self._run.delete_all(checkpoint_folder(step))
 
     def _names(self) -> list[str]:
         return self._run.list(f"{CHECKPOINTS}/")
@@ -228,7 +233,7 @@ class Checkpoints:
         """Replaces no other state: this process may lose its lease meanwhile, and the next one commit the same step."""
         step = snapshot.position.step
         self._allowed()
-        self._run.delete_all(_folder(step))  # what a save that came to no commit has left
+        self._run.delete_all(checkpoint_folder(step))  # what a save that came to no commit has left
         with self._run.writing(state_name(step), new=True) as path:
             np.savez(path, allow_pickle=False, **snapshot.arrays)
             files = [{"name": STATE, "size": path.stat().st_size, "crc32c": crc32c(path)}]
@@ -241,7 +246,7 @@ class Checkpoints:
         for step in set(steps) - {*newest, *(self.position(step).best_step for step in newest)}:
             # The commit goes first, so that a kill in between leaves no checkpoint that looks whole.
             self._run.delete(commit_name(step))
-            self._run.delete_all(_folder(step))
+            self._run.delete_all(checkpoint_folder(step))
 
 
 def _files(names: Iterable[str]) -> dict[int, list[str]]:
@@ -251,10 +256,6 @@ def _files(names: Iterable[str]) -> dict[int, list[str]]:
         if match := re.fullmatch(rf"{CHECKPOINTS}/step-(\d{{8,}})/(.+)", name):
             found.setdefault(int(match[1]), []).append(match[2])
     return found
-
-
-def _folder(step: int) -> str:
-    return f"{CHECKPOINTS}/step-{step:08d}"
 
 
 def _json(value: dict[str, Any]) -> bytes:

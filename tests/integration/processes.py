@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from catdog.storage import Bucket
 from catdog.training.checkpoint import Checkpoints
 
@@ -64,3 +66,15 @@ def assert_same(run: Bucket, undisturbed: Bucket) -> None:
     assert lines(run) == lines(undisturbed)
     predictions = "evaluation/test/predictions.csv"
     assert run.read(predictions) == undisturbed.read(predictions)
+
+
+def assert_close(run: Bucket, alone: Bucket) -> None:
+    """The lines of metrics and the final weights are those of the run of one process, but for the last digits."""
+    ours, theirs = final_weights(run), final_weights(alone)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        if name.startswith("model/"):
+            ends = (np.frombuffer(weights[name], np.float32) for weights in (ours, theirs))
+            np.testing.assert_allclose(*ends, atol=1e-5)
+    assert [line[:3] for line in lines(run)] == [line[:3] for line in lines(alone)]
+    np.testing.assert_allclose([line[3] for line in lines(run)], [line[3] for line in lines(alone)], rtol=1e-3)

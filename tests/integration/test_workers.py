@@ -12,33 +12,22 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from catdog.data.order import Order
-from catdog.data.shards import load_manifest
 from catdog.errors import CallerError
 from catdog.storage import Bucket, open_bucket
 from catdog.training.group import make_group
-from tests.integration.processes import Process, final_weights, lines
+from tests.integration.processes import Process, assert_close
+from tests.integration.recording import canonical, recorded
 
 WORKER = """
-import json, sys
+import sys
+from pathlib import Path
 from catdog import cli
-from catdog.training import trainer
+from tests.integration.recording import record
 
-make = trainer.make_train_step
-
-def recorded(strategy, state, settings):
-    train_step = make(strategy, state, settings)
-    def call(batch, learning_rate, step, stopping):
-        parts = strategy.experimental_local_results(batch["example"])
-        print("examples", json.dumps([step, [int(i) for part in parts for i in part.numpy() if i >= 0]]), flush=True)
-        return train_step(batch, learning_rate, step, stopping)
-    return call
-
-trainer.make_train_step = recorded
-sys.exit(cli.run(["train", *sys.argv[1:]]))
+record(Path(sys.argv[1]))
+sys.exit(cli.run(["train", *sys.argv[2:]]))
 """
 
 
@@ -50,12 +39,13 @@ class Workers:
             sockets = [closing.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in recipes]
             addresses = [f"127.0.0.1:{end.getsockname()[1]}" for end in sockets]
         self.logs, self.processes = [], []
+        self.recorded = recipes[0].parent / f"{time.monotonic_ns()}-examples"
         for worker, recipe in enumerate(recipes):
             self.logs.append(recipe.parent / f"{time.monotonic_ns()}-{worker}.log")
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": worker}}
             environment = os.environ | {"TF_CONFIG": json.dumps(config), "CUDA_VISIBLE_DEVICES": "-1"}
             with open(self.logs[-1], "wb") as log:
-                command = [sys.executable, "-c", WORKER, str(recipe), "--run", run.uri]
+                command = [sys.executable, "-c", WORKER, str(self.recorded), str(recipe), "--run", run.uri]
                 self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
 
     def __enter__(self) -> "Workers":
@@ -80,27 +70,6 @@ class Workers:
     def told(self, worker: int) -> str:
         return self.logs[worker].read_text()
 
-    def examples(self) -> dict[int, list[int]]:
-        """The examples of each step's batch, over all workers."""
-        batches: dict[int, list[int]] = {}
-        for log in self.logs:
-            for found in re.findall(r"^examples (.+)$", log.read_text(), re.MULTILINE):
-                step, ids = json.loads(found)
-                batches.setdefault(step, []).extend(ids)
-        return batches
-
-
-def assert_close(run: Bucket, alone: Bucket) -> None:
-    """The lines of metrics and the final weights are those of the run of one process, but for the last digits."""
-    ours, theirs = final_weights(run), final_weights(alone)
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        if name.startswith("model/"):
-            ends = (np.frombuffer(weights[name], np.float32) for weights in (ours, theirs))
-            np.testing.assert_allclose(*ends, atol=1e-5)
-    assert [line[:3] for line in lines(run)] == [line[:3] for line in lines(alone)]
-    np.testing.assert_allclose([line[3] for line in lines(run)], [line[3] for line in lines(alone)], rtol=1e-3)
-
 
 @pytest.fixture
 def recipe_file(small_recipe: Path, tmp_path: Path) -> Path:
@@ -116,10 +85,7 @@ def test_workers_train_on_the_batches_of_one_and_end_where_one_does(
     run = open_bucket(str(tmp_path / "run"))
     with Workers([recipe_file] * count, run) as workers:
         assert workers.wait() == [0] * count, workers.told(0) + workers.told(1)
-    shards = load_manifest(small_data).split("train")
-    order = Order(tuple(shard.examples for shard in shards), 4, 16, 0)
-    expected = {step: sorted(batch.example.tolist()) for step, batch in enumerate(order.batches(0, 40))}
-    assert {step: sorted(ids) for step, ids in workers.examples().items()} == expected
+    assert recorded(workers.recorded) == canonical(small_data, 4, 16, 40)
     assert_close(run, undisturbed)
     ours, theirs = (bucket.read("evaluation/test/predictions.csv").decode() for bucket in (run, undisturbed))
     assert [row.split(",")[0] for row in ours.split()] == [row.split(",")[0] for row in theirs.split()]

@@ -1,0 +1,64 @@
+"""`python -m job.train`: the command that trains on a Ray cluster."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from catdog import recipe as recipes
+from catdog.arguments import parse_command
+from catdog.errors import DONE, exit_code
+from catdog.places import absolute, check_places
+from catdog.printing import print_evaluation
+from catdog.quiet import import_tensorflow
+from catdog.run import REPORT
+from catdog.training.signals import Stopped
+
+PROGRAM = "job.train"
+
+
+@dataclass
+class Train:
+    """Train by a recipe on a Ray cluster: the one that is found (RAY_ADDRESS, or one that runs on this machine), or
+    else a local one for as long as it takes.
+
+    Run again it goes on where it stopped, with as many workers as you like. Every field of a recipe may be set by its
+    dotted name, as in --data.uri URI or --cluster.gpus 8.
+
+    Example: python -m job.train job/recipes/photos.toml --workers 2 --data.uri bucket/data/photos --run bucket/runs/photos
+    """
+
+    recipe: Annotated[Positional[Path], arg(metavar="RECIPE")]
+    """File in TOML with the settings of the run."""
+    workers: Annotated[str | None, arg(metavar="N|MIN-MAX", help_behavior_hint="(default: cluster.workers)")] = None
+    """Workers that train together, as a rule one a host."""
+    run: Annotated[str | None, arg(metavar="RUN_URI", help_behavior_hint="(default: the recipe's run.uri)")] = None
+    """Where the run is written, or goes on."""
+    settings: list[tuple[str, str]] = field(default_factory=list, init=False)
+    """Fields of the recipe and their new values, filled in by `parse_command`."""
+
+    def execute(self) -> int:
+        short = (("cluster.workers", self.workers), ("run.uri", self.run))
+        settings = self.settings + [(name, value) for name, value in short if value is not None]
+        recipe = absolute(recipes.override(recipes.load(self.recipe), settings))
+        check_places(recipe)
+        import_tensorflow()  # Ray Train does
+        from job.driver import train
+
+        try:
+            print_evaluation(train(recipe))
+        except Stopped as stopped:
+            print(f"{PROGRAM}: {stopped}; the same command goes on from there", file=sys.stderr)
+            return 128 + stopped.number
+        print(f"report {recipe.run.uri}/{REPORT}")
+        return DONE
+
+
+def main() -> None:
+    sys.exit(exit_code(PROGRAM, lambda: parse_command(Train, "train", f"python -m {PROGRAM}", sys.argv[1:]).execute()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What each worker of the group does: the trainer's loop, which tells Ray of what it has come to."""
+
+import logging
+import os
+import socket
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import train as ray_train
+from ray.train import CheckpointUploadMode
+from ray.util.metrics import Gauge
+
+from catdog import recipe as recipes
+from catdog.evaluation.history import Line
+from catdog.quiet import import_tensorflow
+from catdog.recipe import Recipe
+from catdog.training.checkpoint import checkpoint_folder
+from job.backend import stop_request
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended, without an exception: those that Ray sees it takes for failures."""
+
+    metrics: dict[str, Any] | None = None
+    """Of evaluation/test/metrics.json; None from all workers but the first."""
+    stopped: tuple[int, int] | None = None
+    """The signal that asked for a stop, and the step that is committed."""
+
+
+def work(config: dict[str, Any]) -> Outcome:
+    """Train a recipe as one of Ray Train's workers; `config` holds it in TOML, and the link to the driver."""
+    recipe = recipes.parse(config["recipe"].encode(), "recipe")
+    context = ray_train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    gpus = len(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
+    host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
+    print(f"worker {rank} of {workers} on {host}, GPUs: {gpus}", file=sys.stderr)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it would tell of each report
+    config["link"].begin.remote()
+    stop = stop_request(config["link"])
+    import_tensorflow()
+    from catdog.training.signals import Stopped
+    from catdog.training.trainer import train
+
+    reports = _Reports(recipe, rank)
+    try:
+        outcome = Outcome(metrics=train(recipe, stop, reports.add))
+    except Stopped as stopped:
+        outcome = Outcome(stopped=(stopped.number, stopped.step))
+    reports.finish()
+    return outcome
+
+
+class _Reports:
+    """Tells Ray of validations and commits, in the background: a report waits for all workers, and takes seconds."""
+
+    def __init__(self, recipe: Recipe, rank: int) -> None:
+        self._chief = rank == 0
+        self._tags = {"run": recipe.run.uri}
+        self._gauges: dict[str, Gauge] = {}
+        self._pool = ThreadPoolExecutor(1, "report")
+        self._last: Future[None] | None = None
+
+    def add(self, line: Line, committed: int | None) -> None:
+        """Show a line of metrics; of a validation Ray Train is told as well, with the last commit so far."""
+        if self._chief:
+            self._show(line)
+        if line["split"] == "val":
+            self.finish()
+            self._last = self._pool.submit(self._report, line, committed)
+
+    def finish(self) -> None:
+        """Wait for the last report; raises what it raised."""
+        if self._last is not None:
+            self._last.result()
+
+    def _show(self, line: Line) -> None:
+        """On the dashboard's metrics, as gauges catdog_SPLIT_NAME."""
+        for name, value in line.items():
+            if isinstance(value, int | float) and name != "time":
+                gauge = f"catdog_{line['split']}_{name}"
+                if gauge not in self._gauges:
+                    self._gauges[gauge] = Gauge(gauge, f"{name} on the {line['split']} split", tag_keys=("run",))
+                self._gauges[gauge].set(value, self._tags)
+
+    def _report(self, line: Line, committed: int | None) -> None:
+        checkpoint = None
+        if self._chief and committed is not None:
+            storage = ray_train.get_context().get_storage()
+            place = os.path.join(storage.experiment_fs_path, checkpoint_folder(committed))
+            checkpoint = ray_train.Checkpoint(place, storage.storage_filesystem)
+        ray_train.report(line, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
