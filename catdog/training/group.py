@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from catdog.errors import CallerError, RunError
 from catdog.training.signals import StopRequest
-from catdog.training.strategy import make_strategy
+from catdog.training.strategy import allow_memory_growth, make_strategy
 
 _RUN_AHEAD = 2
 """Steps that a worker may be ahead of its devices before it looks at what a step has told."""
@@ -65,6 +65,7 @@ def make_group(strategy: str) -> Group:
         raise CallerError(f"TF_CONFIG: is not the description of a cluster of workers: {error}") from None
     if strategy != "auto":
         raise CallerError(f"run.strategy = {strategy!r}: must be 'auto' among several workers")
+    allow_memory_growth()
     with together(task["index"], len(workers)):
         made = tf.distribute.MultiWorkerMirroredStrategy()
     # All workers have equally many batches, and need not ask each other before each whether there is one.

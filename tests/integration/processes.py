@@ -1,11 +1,15 @@
-"""`catdog train` in a process of its own, and what is compared of the runs that it leaves."""
+"""Processes that train, alone or as workers of one cluster, and what is compared of the runs that they leave."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -41,6 +45,36 @@ class Process:
     def finish(self) -> str:
         assert self.process.wait(300) == 0, self.log.read_text()
         return self.log.read_text()
+
+
+class Cluster:
+    """Processes that TF_CONFIG tells of each other, one a command, without a GPU, what they print in files."""
+
+    def __init__(self, commands: Sequence[Sequence[str]], logs: Path) -> None:
+        with ExitStack() as closing:
+            sockets = [closing.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in commands]
+            addresses = [f"127.0.0.1:{end.getsockname()[1]}" for end in sockets]
+        self.logs, self.processes = [], []
+        for worker, command in enumerate(commands):
+            self.logs.append(logs / f"{time.monotonic_ns()}-{worker}.log")
+            config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": worker}}
+            environment = os.environ | {"TF_CONFIG": json.dumps(config), "CUDA_VISIBLE_DEVICES": "-1"}
+            with open(self.logs[-1], "wb") as log:
+                self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def wait(self) -> list[int]:
+        return [process.wait(150) for process in self.processes]
+
+    def told(self, worker: int) -> str:
+        return self.logs[worker].read_text()
 
 
 def past(step: int) -> Callable[[str], bool]:

@@ -1,23 +1,20 @@
 """One run on several workers, each a process that TF_CONFIG tells of the others."""
 
-import json
-import os
 import re
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
+import tensorflow as tf
 
 from catdog.errors import CallerError
 from catdog.storage import Bucket, open_bucket
 from catdog.training.group import make_group
-from tests.integration.processes import Process, assert_close
+from tests.integration.processes import Cluster, Process, assert_close
 from tests.integration.recording import canonical, recorded
 
 WORKER = """
@@ -30,31 +27,16 @@ record(Path(sys.argv[1]))
 sys.exit(cli.run(["train", *sys.argv[2:]]))
 """
 
+FIRST_OF_TWO = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
 
-class Workers:
-    """The workers of one run, each in a process of its own without a GPU, what they print in files."""
+
+class Workers(Cluster):
+    """The workers of one run."""
 
     def __init__(self, recipes: Sequence[Path], run: Bucket) -> None:
-        with ExitStack() as closing:
-            sockets = [closing.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in recipes]
-            addresses = [f"127.0.0.1:{end.getsockname()[1]}" for end in sockets]
-        self.logs, self.processes = [], []
         self.recorded = recipes[0].parent / f"{time.monotonic_ns()}-examples"
-        for worker, recipe in enumerate(recipes):
-            self.logs.append(recipe.parent / f"{time.monotonic_ns()}-{worker}.log")
-            config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": worker}}
-            environment = os.environ | {"TF_CONFIG": json.dumps(config), "CUDA_VISIBLE_DEVICES": "-1"}
-            with open(self.logs[-1], "wb") as log:
-                command = [sys.executable, "-c", WORKER, str(self.recorded), str(recipe), "--run", run.uri]
-                self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
-
-    def __enter__(self) -> "Workers":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
+        command = [sys.executable, "-c", WORKER, str(self.recorded)]
+        super().__init__([[*command, str(recipe), "--run", run.uri] for recipe in recipes], recipes[0].parent)
 
     def wait_for(self, text: str) -> None:
         """Until the first worker has printed it."""
@@ -63,12 +45,6 @@ class Workers:
             assert all(process.poll() is None for process in self.processes), self.told(0) + self.told(1)
             assert time.monotonic() < deadline, self.told(0) + self.told(1)
             time.sleep(0.05)
-
-    def wait(self) -> list[int]:
-        return [process.wait(150) for process in self.processes]
-
-    def told(self, worker: int) -> str:
-        return self.logs[worker].read_text()
 
 
 @pytest.fixture
@@ -151,6 +127,16 @@ def test_a_description_of_a_cluster_that_is_none_is_refused(config: str, monkeyp
 
 
 def test_several_workers_have_no_other_strategy_than_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}')
+    monkeypatch.setenv("TF_CONFIG", FIRST_OF_TWO)
     with pytest.raises(CallerError, match=r"run\.strategy = 'cpu:2': must be 'auto'"):
         make_group("cpu:2")
+
+
+def test_the_gpus_of_a_worker_grow_their_memory_from_before_tensorflow_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setenv("TF_CONFIG", FIRST_OF_TWO)
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [f"{kind}:0", f"{kind}:1"])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *call: calls.append(call))
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda: calls.append("starts") or MagicMock())
+    make_group("auto")
+    assert calls == [("GPU:0", True), ("GPU:1", True), "starts"]
