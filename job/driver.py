@@ -1,17 +1,20 @@
 """A recipe on the workers of a Ray cluster, started again after what clusters do to runs."""
 
 import contextlib
+import logging
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from typing import Any
+from typing import Any, cast
 
 import ray
-from ray.train import ControllerError, FailureConfig, LoggingConfig, Result, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.tensorflow import TensorflowTrainer
+from ray.train.v2._internal.exceptions import RayTrainError
+from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+from ray.train.v2.tensorflow.tensorflow_trainer import TensorflowTrainer
 
 from catdog import recipe as recipes
 from catdog.errors import CallerError, FinalError, HeldError, RunError, one_line
@@ -87,7 +90,7 @@ def _trainer(recipe: Recipe, link: Any) -> TensorflowTrainer:
     return TensorflowTrainer(
         work,
         train_loop_config={"recipe": recipes.to_toml(recipe), "link": link},
-        tensorflow_config=Workers(),
+        tensorflow_config=cast(Any, Workers()),
         scaling_config=ScalingConfig(
             num_workers=fewest if fewest == most else (fewest, most),
             use_gpu=resources["GPU"] > 0,
@@ -100,7 +103,7 @@ def _trainer(recipe: Recipe, link: Any) -> TensorflowTrainer:
             **ray_storage(recipe),
             failure_config=FailureConfig(max_failures=0),
             worker_runtime_env={"env_vars": environment},
-            logging_config=LoggingConfig(log_level="ERROR"),
+            logging_config=LoggingConfig(log_level="CRITICAL"),
         ),
     )
 
@@ -113,7 +116,7 @@ def _gpus(recipe: Recipe) -> int:
     return min(filter(None, counts), default=0)
 
 
-def _wait_for_room(recipe: Recipe, fit: Future[Result], begun: Callable[[], bool], stop: StopRequest) -> None:
+def _wait_for_room(recipe: Recipe, fit: Future[Any], begun: Callable[[], bool], stop: StopRequest) -> None:
     """Until the workers have begun or the attempt has failed; raises FinalError when the cluster has no room for long."""
     since, told = time.monotonic(), False
     while not wait([fit], 1.0).done and not begun():
@@ -143,12 +146,11 @@ def _cause(failures: dict[int, Exception]) -> Exception:
     for kind in (CallerError, FinalError):
         if found := [cause for cause in causes.values() if isinstance(cause, kind)]:
             return found[0]
-    unknown = {rank: cause for rank, cause in causes.items() if not isinstance(cause, RunError)}
-    if not unknown:
-        return next(iter(causes.values()))
-    rank, cause = next(iter(unknown.items()))
-    if isinstance(cause, ray.exceptions.RayActorError):
-        return RunError(f"worker {rank} has died")
+    rank, cause = min(causes.items(), key=lambda item: isinstance(item[1], RunError))
+    if isinstance(cause, RunError):
+        return cause
+    if isinstance(cause, ray.exceptions.RayError | RayTrainError):
+        return RunError(f"worker {rank} has died, or its host")
     print(failures[rank], file=sys.stderr)
     return RunError(f"worker {rank}: {type(cause).__name__}: {one_line(cause)}")
 
@@ -160,14 +162,14 @@ def _cluster(recipe: Recipe) -> Iterator[None]:
     try:
         if address == "local":
             raise ConnectionError
-        ray.init(address, logging_level="ERROR", runtime_env=_environment(address))
+        ray.init(address, logging_level=logging.ERROR, runtime_env=_environment(address))
     except ConnectionError as error:
         if address not in ("auto", "local"):
             raise CallerError(f"RAY_ADDRESS = {address!r}: no Ray cluster answers there: {one_line(error)}") from None
         cpus = max(os.cpu_count() or 1, recipe.cluster.bounds[1] * recipe.cluster.cpus)
         say(f"starting Ray on this machine, with room for {cpus} CPUs")
         os.environ["RAY_GCS_SERVER_PORT"] = port = str(free_port())
-        ray.init("local", num_cpus=cpus, logging_level="ERROR", runtime_env=_environment(f"127.0.0.1:{port}"))
+        ray.init("local", num_cpus=cpus, logging_level=logging.ERROR, runtime_env=_environment(f"127.0.0.1:{port}"))
     try:
         yield
     finally:
@@ -185,9 +187,9 @@ def _here() -> dict[str, str]:
     return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
-def _in_thread(call: Callable[[], Result]) -> Future[Result]:
+def _in_thread(call: Callable[[], Any]) -> Future[Any]:
     """Its result to come, from a thread: on the main thread Ray Train would handle Ctrl-C in its own way."""
-    future: Future[Result] = Future()
+    future: Future[Any] = Future()
 
     def run() -> None:
         try:

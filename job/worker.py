@@ -6,6 +6,7 @@ import socket
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -18,7 +19,7 @@ from catdog.evaluation.history import Line
 from catdog.quiet import import_tensorflow
 from catdog.recipe import Recipe
 from catdog.training.checkpoint import checkpoint_folder
-from job.backend import stop_request
+from job.backend import stop_request, working
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,18 @@ def work(config: dict[str, Any]) -> Outcome:
     gpus = len(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
     host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
     print(f"worker {rank} of {workers} on {host}, GPUs: {gpus}", file=sys.stderr)
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it would tell of each report
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # what fails here is told by the driver
     config["link"].begin.remote()
-    stop = stop_request(config["link"])
     import_tensorflow()
     from catdog.training.signals import Stopped
     from catdog.training.trainer import train
 
     reports = _Reports(recipe, rank)
-    try:
-        outcome = Outcome(metrics=train(recipe, stop, reports.add))
-    except Stopped as stopped:
-        outcome = Outcome(stopped=(stopped.number, stopped.step))
+    with working():
+        try:
+            outcome = Outcome(metrics=train(recipe, partial(stop_request, config["link"]), reports.add))
+        except Stopped as stopped:
+            outcome = Outcome(stopped=(stopped.number, stopped.step))
     reports.finish()
     return outcome
 

@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,17 +39,21 @@ from catdog.training.validation import make_validation
 from catdog.training.window import Window
 
 Report = Callable[[Line, int | None], None]
-"""What is told of a validation: its line of metrics, and the step of the last commit so far, which the chief knows."""
+"""Told of each line of metrics, with the step of the last commit so far, which the chief alone knows."""
+
+
+Listen = Callable[[], AbstractContextManager[StopRequest]]
+"""Gives a request to stop that may be made for as long as the block lasts."""
 
 
 def train(
-    recipe: Recipe, stop: StopRequest | None = None, report: Report = lambda line, committed: None
+    recipe: Recipe, listen: Listen = listening, report: Report = lambda line, committed: None
 ) -> dict[str, Any] | None:
     """Run the recipe from its newest checkpoint, or from the start, to its evaluation on the test split.
 
     Called by each of the workers that TF_CONFIG names, it trains with all of them, and the first alone writes the run.
-    It stops when `stop` asks for it; without one, when SIGTERM or Ctrl-C does. Every worker calls `report` after each
-    validation, and once more when all is committed.
+    Every worker listens for a request to stop, by default for SIGTERM and Ctrl-C, from when the group is together until
+    training is done; and calls `report` with each line of metrics, and once more with the last when all is committed.
     Returns what evaluation/test/metrics.json then holds, but to the other workers None. Raises CallerError for what the
     caller can mend, RunError for a run that can't go on, and Stopped once it was asked to stop and the state is
     committed.
@@ -83,7 +87,7 @@ def train(
             job = _Job(
                 recipe, run, manifest, order, records["train"], records["val"], group, checkpoints, lease, report
             )
-            with listening() if stop is None else nullcontext(stop) as asked:
+            with listen() as asked:
                 if group.workers == 1:
                     asked.wake = cache.close
                 best = _loop(job, asked, newest)
@@ -153,6 +157,10 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
             job.checkpoints.save(replace(now, window=window.sums()), state.snapshot(), log.objects())
         saved_at, saved_step = time.monotonic(), now.step
 
+    def show(line: Line) -> None:
+        screen.show(line := log.add(line))
+        job.report(line, job.checkpoints.newest)
+
     def committed_stop(step: int) -> Stopped:
         number = stop.signal or signal.SIGTERM  # another worker was asked to
         screen.say(f"{signal.Signals(number).name}: saving step {step}; a second one ends it without")
@@ -171,9 +179,8 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                 if metrics is not None:
                     _require_finite(metrics, step)
                     position = _validated(replace(position, step=step), metrics["loss"])
-                    screen.show(line := log.add(_line(plan, step, per_epoch, "val", metrics)))
+                    show(_line(plan, step, per_epoch, "val", metrics))
                     save(position)
-                    job.report(line, job.checkpoints.newest)
                     window.restart_clock()
             elif step > position.step and _due(recipe, step, saved_at):
                 window.take_all()
@@ -199,7 +206,7 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                 window.take_all()
                 if not window.empty:
                     numbers = window.close() | {"learning_rate": span.learning_rate(step)}
-                    screen.show(log.add(_line(plan, step + 1, per_epoch, "train", numbers)))
+                    show(_line(plan, step + 1, per_epoch, "train", numbers))
         job.checkpoints.wait()
         job.report(log.last, job.checkpoints.newest)
         if job.lease:

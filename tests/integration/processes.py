@@ -20,13 +20,20 @@ STEPS = 40
 
 
 class Process:
-    """`catdog train` in a process of its own, its stderr in a file."""
+    """A command that trains, `catdog train` unless another is given, in a process of its own, its stderr in a file."""
 
-    def __init__(self, recipe: Path, run: Bucket, *settings: str) -> None:
+    def __init__(
+        self,
+        recipe: Path,
+        run: Bucket,
+        *settings: str,
+        command: Sequence[str] = (sys.executable, "-m", "catdog", "train"),
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.log = recipe.parent / f"{time.monotonic_ns()}.log"
         with open(self.log, "wb") as stderr:
-            command = [sys.executable, "-m", "catdog", "train", str(recipe), "--run", run.uri, *settings]
-            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
+            words = [*command, str(recipe), "--run", run.uri, *settings]
+            self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=stderr, env=environment)
 
     def wait_until(self, reached: Callable[[str], bool]) -> None:
         """Wait until `reached` holds of what the run has printed."""

@@ -1,6 +1,7 @@
 """Which examples each step of a run has seen, as its workers write it down."""
 
 import json
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from catdog.data.shards import load_manifest
 from catdog.storage import Bucket
 
 
-def record(folder: Path) -> None:
-    """From now on this process writes the examples of its part of each batch to a file of its own."""
+def record(folder: Path, pause: float = 0.0) -> None:
+    """From now on this process writes the examples of its part of each batch to a file of its own, and then pauses."""
     from catdog.training import trainer
 
     make = trainer.make_train_step
@@ -24,11 +25,22 @@ def record(folder: Path) -> None:
         def call(batch: Any, learning_rate: float, step: int, stopping: bool) -> Any:
             parts = strategy.experimental_local_results(batch["example"])
             file.write(json.dumps([step, [int(i) for part in parts for i in part.numpy() if i >= 0]]) + "\n")
+            time.sleep(pause)
             return train_step(batch, learning_rate, step, stopping)
 
         return call
 
     trainer.make_train_step = recorded
+
+
+def recorded_work(folder: str, pause: float, config: dict[str, Any]) -> Any:
+    """What a worker of Ray's does, recorded."""
+    from catdog.quiet import import_tensorflow
+    from job.worker import work
+
+    import_tensorflow()
+    record(Path(folder), pause)
+    return work(config)
 
 
 def recorded(folder: Path) -> dict[int, set[int]]:

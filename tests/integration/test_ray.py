@@ -1,0 +1,152 @@
+"""One run under Ray Train on a real cluster of several nodes, which come and go."""
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from catdog.storage import Bucket, open_bucket
+from tests.integration.processes import assert_close, past
+from tests.integration.ray_cluster import Job, Nodes
+from tests.integration.recording import canonical, recorded
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Nodes]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        with Nodes() as nodes:
+            yield nodes
+
+
+@pytest.fixture
+def two_nodes(cluster: Nodes) -> Nodes:
+    cluster.be(2)
+    return cluster
+
+
+@pytest.fixture
+def one_node(cluster: Nodes) -> Nodes:
+    cluster.be(1)
+    return cluster
+
+
+@pytest.fixture
+def recipe_file(small_recipe: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(small_recipe.read_text())
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Bucket:
+    return open_bucket(str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_workers_under_ray_train_on_the_batches_of_one_process_and_end_where_it_does(
+    two_nodes: Nodes, recipe_file: Path, run: Bucket, undisturbed: Bucket, small_data: Bucket, count: int
+) -> None:
+    job = Job(two_nodes, recipe_file, run, "--workers", str(count))
+    told = job.finish()
+    assert recorded(job.examples) == canonical(small_data, 4, 16, 40)
+    assert_close(run, undisturbed)
+    ours, theirs = (bucket.read("evaluation/test/predictions.csv").decode() for bucket in (run, undisturbed))
+    assert [row.split(",")[0] for row in ours.split()] == [row.split(",")[0] for row in theirs.split()]
+    kept = [[name for name in bucket.list() if "tensorboard" not in name] for bucket in (run, undisturbed)]
+    assert kept[0] == kept[1], "Ray leaves nothing of its own"
+    assert len(re.findall(r"worker \d of", told)) == count
+    assert told.count("step 40/40") == 2 and "Traceback" not in told
+
+
+def test_when_a_host_dies_the_run_ends_on_the_one_that_is_left(
+    two_nodes: Nodes, recipe_file: Path, run: Bucket, undisturbed: Bucket
+) -> None:
+    job = Job(two_nodes, recipe_file, run, "--workers", "1-2", "--cluster.cpus", "2", pause=0.1)
+    job.wait_until(past(14))
+    two_nodes.kill(two_nodes.nodes[0])
+    told = job.finish()
+    assert "starting again (1 of 3)" in told and "worker 0 of 1 on" in told
+    assert_close(run, undisturbed)
+
+
+def test_when_a_host_comes_the_run_goes_on_with_it_and_repeats_no_step(
+    one_node: Nodes, recipe_file: Path, run: Bucket, undisturbed: Bucket
+) -> None:
+    words = ["--workers", "1-2", "--cluster.cpus", "2", "--cluster.resize_every", "2", "--checkpoint.every_steps", "0"]
+    job = Job(one_node, recipe_file, run, *words, pause=0.2)
+    job.wait_until(past(4))
+    one_node.add()
+    told = job.finish()
+    assert "worker 0 of 1 on" in told and "worker 1 of 2 on" in told
+    assert_close(run, undisturbed)
+    (begun,) = re.findall(r"going on from step (\d+)", told)
+    assert int(begun) >= max(int(step) for step in re.findall(r"step (\d+)/40", told.partition("worker 1 of 2")[0]))
+
+
+@pytest.mark.parametrize("asked", ["driver", "worker"])
+def test_a_sigterm_is_followed_by_a_commit(
+    two_nodes: Nodes, recipe_file: Path, run: Bucket, undisturbed: Bucket, asked: str
+) -> None:
+    words = ("--workers", "2", "--checkpoint.every_steps", "0")
+    job = Job(two_nodes, recipe_file, run, *words, pause=0.1)
+    job.wait_until(past(14))
+    if asked == "driver":
+        job.process.send_signal(signal.SIGTERM)
+        assert job.process.wait(60) == 128 + signal.SIGTERM, job.log.read_text()
+        told = job.log.read_text() + Job(two_nodes, recipe_file, run, *words).finish()
+        assert "stopped by SIGTERM at step" in told
+    else:
+        os.kill(job.workers()[1], signal.SIGTERM)
+        told = job.finish()
+        assert "workers were asked to stop" in told
+    (begun,) = re.findall(r"going on from step (\d+)", told)
+    assert int(begun) >= 14
+    assert_close(run, undisturbed)
+
+
+def test_a_mistake_in_the_recipe_ends_the_job_at_once(two_nodes: Nodes, recipe_file: Path, run: Bucket) -> None:
+    job = Job(two_nodes, recipe_file, run, "--workers", "2", "--model.weights", "missing.weights.h5")
+    assert job.process.wait(120) == 2
+    told = job.log.read_text()
+    assert "job.train: error: model.weights = " in told and "starting again" not in told
+    assert "Traceback" not in told
+
+
+def test_a_loss_that_is_not_finite_ends_the_job_at_once(two_nodes: Nodes, recipe_file: Path, run: Bucket) -> None:
+    job = Job(two_nodes, recipe_file, run, "--workers", "2", "--phases.0.learning_rate", "1e30")
+    assert job.process.wait(120) == 1
+    told = job.log.read_text()
+    assert "not finite" in told.splitlines()[-1] and "starting again" not in told
+
+
+def test_without_room_the_job_says_what_is_lacking(two_nodes: Nodes, recipe_file: Path, run: Bucket) -> None:
+    job = Job(two_nodes, recipe_file, run, "--workers", "3", "--cluster.cpus", "2", "--cluster.start_timeout", "3")
+    assert job.process.wait(120) == 1
+    assert "no room for 3 workers with 2 CPUs and 0 GPUs each: 0 of 4 CPUs are free" in job.log.read_text()
+
+
+@pytest.mark.slow
+def test_whatever_is_killed_the_run_ends_as_if_nothing_had_been(
+    two_nodes: Nodes, recipe_file: Path, run: Bucket, undisturbed: Bucket
+) -> None:
+    words = ("--workers", "2", "--cluster.max_failures", "2")
+    job = Job(two_nodes, recipe_file, run, *words, pause=0.3)
+    job.wait_until(past(6))
+    os.kill(job.workers()[1], signal.SIGKILL)
+    job.wait_until(past(12))
+    (controller,) = two_nodes.processes("TrainController")
+    controller.kill()
+    job.wait_until(past(18))
+    job.process.kill()
+    job = Job(two_nodes, recipe_file, run, *words, pause=0.3)
+    job.wait_until(past(24))
+    two_nodes.kill(two_nodes.nodes[0])
+    two_nodes.add()
+    job.wait_until(past(30))
+    os.kill(job.workers()[0], signal.SIGKILL)
+    job.finish()
+    assert_close(run, undisturbed)
