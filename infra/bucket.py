@@ -71,9 +71,9 @@ class _Server(ThreadingHTTPServer):
 
     request_queue_size = 128
 
-    def __init__(self, port: int, storage: Storage) -> None:
+    def __init__(self, address: tuple[str, int], storage: Storage) -> None:
         self.turn = threading.Lock()
-        super().__init__(("127.0.0.1", port), partial(_Handler, storage))
+        super().__init__(address, partial(_Handler, storage))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):  # a client may hang up
@@ -81,7 +81,7 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(folder: Path, port: int, bucket: str) -> Iterator[str]:
+def serving(folder: Path, port: int, bucket: str, host: str = "127.0.0.1") -> Iterator[str]:
     """Serve a bucket, which is created if it isn't there, for as long as the block lasts; gives the server's address.
 
     Raises Refused when another process serves the folder or the port.
@@ -91,13 +91,13 @@ def serving(folder: Path, port: int, bucket: str) -> Iterator[str]:
         made = create_bucket(bucket, storage) or storage.get_bucket(bucket)
         made["softDeletePolicy"] = {"retentionDurationSeconds": "0"}  # else what is deleted lies there for a week
         try:
-            server = _Server(port, storage)
+            server = _Server((host, port), storage)
         except (OSError, OverflowError) as error:
             why = error.strerror if isinstance(error, OSError) else error
-            raise Refused(f"port {port}: {why}; give another --port, or 0 for any that is free") from None
+            raise Refused(f"{host} port {port}: {why}; give another --port, or 0 for any that is free") from None
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http://{host}:{server.server_port}"
         finally:
             server.shutdown()
             server.turn.acquire()  # for good: what was begun is done, and nothing else begins
@@ -138,13 +138,14 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m infra.bucket", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("bucket/emulator"), help="keeps the objects (%(default)s)")
     parser.add_argument("--port", type=int, default=9023, help="0 for any that is free (%(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--bucket", default="catdog", help="name of the bucket (%(default)s)")
     parser.add_argument("command", nargs="*", help="what to run against it, after --; its exit code is given")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)  # the emulator complains of every object that isn't there
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with serving(options.folder, options.port, options.bucket) as host:
+        with serving(options.folder, options.port, options.bucket, options.host) as host:
             place = f"gs://{options.bucket}/... is {options.folder / options.bucket}/..."
             if options.command:
                 print(place, file=sys.stderr)

@@ -172,6 +172,8 @@ def _cluster(recipe: Recipe) -> Iterator[None]:
         ray.init("local", num_cpus=cpus, logging_level=logging.ERROR, runtime_env=_environment(f"127.0.0.1:{port}"))
     try:
         yield
+    except ray.exceptions.RayError as error:
+        raise RunError(f"Ray: {one_line(error)}") from error
     finally:
         ray.shutdown()
 

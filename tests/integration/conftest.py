@@ -35,16 +35,22 @@ unfreeze = 2
 
 
 @pytest.fixture(scope="session")
-def small_data(tmp_path_factory: pytest.TempPathFactory) -> Bucket:
-    """200 drawn pictures: 160 to train on, 20 each to validate and to test."""
+def small_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 200 drawn pictures."""
     pictures = tmp_path_factory.mktemp("pictures")
     for index in range(200):
         content, label = drawn.draw(0, index)
         folder = pictures / ("dog" if label else "cat")
         folder.mkdir(exist_ok=True)
         (folder / f"{index}.jpg").write_bytes(content)
+    return pictures
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory, small_pictures: Path) -> Bucket:
+    """The pictures: 160 to train on, 20 each to validate and to test."""
     bucket = open_bucket(str(tmp_path_factory.mktemp("data")))
-    prepare(f"folder:{pictures}", bucket, side=64, shards=4)
+    prepare(f"folder:{small_pictures}", bucket, side=64, shards=4)
     return bucket
 
 

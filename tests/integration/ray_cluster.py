@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import requests
 from ray.cluster_utils import Cluster
 
 from catdog.storage import Bucket
@@ -52,6 +53,16 @@ class Nodes:
         """As a host dies, with all that runs on it."""
         self.cluster.remove_node(node, allow_graceful=False)
         self.nodes.remove(node)
+
+    def replace(self) -> None:
+        """One host dies and another comes."""
+        self.kill(self.nodes[0])
+        self.add()
+
+    def metrics(self) -> str:
+        """What all nodes tell of metrics, as Prometheus reads it."""
+        ports = [node.metrics_export_port for node in self.cluster.list_all_nodes()]
+        return "".join(requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text for port in ports)
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Ray's processes of a kind, on all nodes."""

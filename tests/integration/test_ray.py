@@ -144,9 +144,19 @@ def test_whatever_is_killed_the_run_ends_as_if_nothing_had_been(
     job.process.kill()
     job = Job(two_nodes, recipe_file, run, *words, pause=0.3)
     job.wait_until(past(24))
-    two_nodes.kill(two_nodes.nodes[0])
-    two_nodes.add()
+    two_nodes.replace()
     job.wait_until(past(30))
     os.kill(job.workers()[0], signal.SIGKILL)
     job.finish()
     assert_close(run, undisturbed)
+
+
+@pytest.mark.slow
+def test_the_metrics_of_a_run_are_where_the_dashboard_finds_them(
+    two_nodes: Nodes, recipe_file: Path, run: Bucket
+) -> None:
+    job = Job(two_nodes, recipe_file, run, "--workers", "2", pause=1.0)  # Ray collects them every ten seconds
+    expected = [f"ray_catdog_{name}{{" for name in ("train_loss", "train_images_per_s", "val_accuracy")]
+    job.wait_until(lambda _: all(name in two_nodes.metrics() for name in expected))
+    assert f'run="{run.uri}"' in two_nodes.metrics()
+    job.process.kill()

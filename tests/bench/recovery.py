@@ -1,0 +1,103 @@
+"""How long a run under Ray stands still when something is killed: seconds from the kill to the first new step.
+
+Usage: python -m tests.bench.recovery [--rounds 1]
+On this machine, with two nodes and two workers, of a run whose state is saved every three steps. The time holds the
+start of new processes, the import of TensorFlow and the tracing of the step; beside it stands what a start from nothing
+takes, as the first step's seconds from the command.
+"""
+
+import argparse
+import os
+import re
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from catdog.data import drawn
+from catdog.data.prepare import prepare
+from catdog.storage import open_bucket
+from tests.integration.conftest import RECIPE
+from tests.integration.ray_cluster import Job, Nodes
+
+PAUSE = 0.3
+"""Seconds that each step is held up, so that the run is still going on when the last kill comes."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=1)
+    arguments = parser.parse_args()
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    times: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as text, Nodes() as nodes:
+        folder = Path(text)
+        recipe = _recipe(folder)
+        for number in range(arguments.rounds):
+            for name, seconds in _round(nodes, recipe, folder / f"run-{number}").items():
+                times.setdefault(name, []).append(seconds)
+    for name, found in times.items():
+        print(f"{name:12} {statistics.median(found):5.1f} s ({min(found):.1f} to {max(found):.1f})", flush=True)
+
+
+def _recipe(folder: Path) -> Path:
+    for index in range(200):
+        content, label = drawn.draw(0, index)
+        place = folder / "pictures" / ("dog" if label else "cat")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{index}.jpg").write_bytes(content)
+    data = open_bucket(str(folder / "data"))
+    prepare(f"folder:{folder / 'pictures'}", data, side=64, shards=4)
+    path = folder / "small.toml"
+    path.write_text(RECIPE.replace("[data]", f'[data]\nuri = "{data.uri}"'))
+    return path
+
+
+def _round(nodes: Nodes, recipe: Path, run: Path) -> dict[str, float]:
+    nodes.be(2)
+    bucket = open_bucket(str(run))
+
+    def start() -> Job:
+        return Job(nodes, recipe, bucket, "--workers", "2", "--cluster.max_failures", "9", pause=PAUSE)
+
+    began = time.monotonic()
+    job = start()
+    times = {"from nothing": _next_step(job, 0) - began}
+
+    def killed(name: str, kill: Callable[[], None]) -> None:
+        past = _newest(job)
+        while _newest(job) < past + 3:
+            time.sleep(0.05)
+        lines, began = job.log.read_text().count(" step "), time.monotonic()
+        kill()
+        times[name] = _next_step(job, lines) - began
+
+    killed("worker", lambda: os.kill(job.workers()[1], signal.SIGKILL))
+    killed("controller", lambda: nodes.processes("TrainController")[0].kill())
+    killed("host", nodes.replace)
+    began = time.monotonic()
+    job.process.kill()
+    job.process.wait()
+    job = start()
+    times["driver"] = _next_step(job, 0) - began
+    job.process.send_signal(signal.SIGTERM)
+    job.process.wait(120)
+    return times
+
+
+def _newest(job: Job) -> int:
+    return max((int(step) for step in re.findall(r" step (\d+)/", job.log.read_text())), default=0)
+
+
+def _next_step(job: Job, lines: int) -> float:
+    """When the job shows a line of metrics beyond so many."""
+    while job.log.read_text().count(" step ") <= lines:
+        assert job.process.poll() is None, job.log.read_text()
+        time.sleep(0.05)
+    return time.monotonic()
+
+
+if __name__ == "__main__":
+    main()

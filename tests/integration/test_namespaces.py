@@ -1,0 +1,125 @@
+"""A job that is submitted to a cluster of two hosts, each with a network of its own, one of which is lost."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from catdog.storage import Bucket, open_bucket
+from tests.integration.processes import Process, assert_close, past
+
+HEAD, OTHER = "10.231.7.1", "10.231.7.2"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not shutil.which("ip"), reason="needs root and the command ip, of iproute2"
+    ),
+]
+
+
+class Host:
+    """A network namespace, in which processes run as on a host of their own."""
+
+    def __init__(self, name: str, address: str, folder: Path) -> None:
+        self.name, self.address, self._folder = name, address, folder
+        _ip("netns", "add", name)
+        _ip("-n", name, "link", "set", "lo", "up")
+
+    def join(self, link: str) -> None:
+        _ip("link", "set", link, "netns", self.name)
+        _ip("-n", self.name, "address", "add", f"{self.address}/24", "dev", link)
+        _ip("-n", self.name, "link", "set", link, "up")
+
+    def command(self, *words: str) -> list[str]:
+        return ["ip", "netns", "exec", self.name, *words]
+
+    def start(self, *words: str, **environment: str) -> None:
+        log = open(self._folder / f"{self.name}-{Path(words[0]).name}.log", "ab")  # noqa: SIM115 (its process has it)
+        subprocess.Popen(self.command(*words), stdout=log, stderr=log, env=os.environ | environment)
+
+    def pids(self) -> list[int]:
+        found = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False)
+        return [int(pid) for pid in found.stdout.split()]
+
+    def lose(self) -> None:
+        """As if the power had failed: nothing is heard from it any more."""
+        subprocess.run(["ip", "-n", self.name, "link", "delete", "eth-catdog"], check=False, capture_output=True)
+        for pid in self.pids():
+            os.kill(pid, signal.SIGKILL)
+
+    def remove(self) -> None:
+        self.lose()
+        subprocess.run(["ip", "netns", "delete", self.name], check=False, capture_output=True)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
+    made = []
+    try:
+        for name, address in (("catdog-a", HEAD), ("catdog-b", OTHER)):
+            made.append(Host(name, address, tmp_path))
+        _ip("link", "add", "eth-head", "type", "veth", "peer", "name", "eth-catdog")
+        made[0].join("eth-head")
+        made[1].join("eth-catdog")
+        yield made[0], made[1]
+    finally:
+        for host in made:
+            host.remove()
+
+
+@pytest.fixture
+def cluster(hosts: tuple[Host, Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Host, Host]:
+    """Ray on both, with a token; and the stand-in for the store on the first."""
+    head, other = hosts
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef0123456789abcdef")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{HEAD}:9023")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    ray = str(Path(sys.executable).with_name("ray"))
+    common = ("--num-cpus", "1", "--disable-usage-stats", "--block")
+    dashboard = ("--dashboard-host", HEAD, "--dashboard-port", "8265", "--temp-dir", "/tmp/catdog-namespaces")
+    head.start(sys.executable, "-m", "infra.bucket", "--host", HEAD, "--folder", str(tmp_path / "store"))
+    head.start(ray, "start", "--head", "--node-ip-address", HEAD, "--port", "6379", *dashboard, *common)
+    _wait(lambda: "Ray runtime started" in (tmp_path / f"{head.name}-ray.log").read_text())
+    other.start(ray, "start", "--address", f"{HEAD}:6379", "--node-ip-address", OTHER, *common)
+    _wait(lambda: "Ray runtime started" in (tmp_path / f"{other.name}-ray.log").read_text())
+    return head, other
+
+
+def _wait(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_job_submitted_to_two_hosts_with_all_in_the_bucket_ends_on_the_one_that_is_left(
+    cluster: tuple[Host, Host], small_pictures: Path, small_recipe: Path, tmp_path: Path, undisturbed: Bucket
+) -> None:
+    head, other = cluster
+    words = ("prepare", f"folder:{small_pictures}", "gs://catdog/data", "--side", "64", "--shards", "4")
+    subprocess.run(head.command(sys.executable, "-m", "catdog", *words), check=True, capture_output=True)
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(re.sub('uri = ".*"', 'uri = "gs://catdog/data"', small_recipe.read_text()))
+    command = head.command(sys.executable, "-m", "job.submit")
+    words = ("--address", f"http://{HEAD}:8265", "--workers", "1-2", "--env", "STORAGE_EMULATOR_HOST")
+    job = Process(recipe, open_bucket("gs://catdog/run"), *words, command=command)
+    job.wait_until(past(14))
+    other.lose()
+    told = job.finish()
+    assert "worker 1 of 2 on" in told and "worker 0 of 1 on" in told
+    assert_close(open_bucket(str(tmp_path / "store/catdog/run")), undisturbed)
