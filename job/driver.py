@@ -125,7 +125,7 @@ def _wait_for_room(recipe: Recipe, fit: Future[Any], begun: Callable[[], bool], 
             say("stopped before the workers had begun")
             sys.exit(128 + stop.signal)
         if waited > recipe.cluster.start_timeout:
-            raise FinalError(f"no room {_lacking(recipe)} within {waited:.0f} s (cluster.start_timeout)")
+            raise FinalError(f"no room within {waited:.0f} s (cluster.start_timeout) {_lacking(recipe)}")
         if waited > _NOTICE and not told:
             say(f"waiting for room {_lacking(recipe)}")
             told = True

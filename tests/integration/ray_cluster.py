@@ -1,7 +1,9 @@
 """A real Ray cluster of several nodes on this machine, which come and go, and jobs on it."""
 
+import contextlib
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,49 @@ class Nodes:
     def kill(self, node: Any) -> None:
         """As a host dies, with all that runs on it."""
         self.cluster.remove_node(node, allow_graceful=False)
+        self.nodes.remove(node)
+
+    def drain(self, node: Any) -> None:
+        """As a cloud tells of a host that it is about to take away."""
+        why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "preempted")
+        words = (
+            "--address",
+            self.cluster.address,
+            "--node-id",
+            node.node_id,
+            *why,
+            "--deadline-remaining-seconds",
+            "60",
+        )
+        subprocess.run([Path(sys.executable).with_name("ray"), "drain-node", *words], check=True, capture_output=True)
+        self.nodes.remove(node)
+
+    def replace(self) -> None:
+        """One host dies and another comes."""
+        self.kill(self.nodes[0])
+        self.add()
+
+    def metrics(self) -> str:
+        """What all nodes tell of metrics, as Prometheus reads it."""
+        told = ""
+        for node in self.cluster.list_all_nodes():
+            with contextlib.suppress(requests.ConnectionError):  # what tells it starts later than the node
+                told += requests.get(f"http://127.0.0.1:{node.metrics_export_port}/metrics", timeout=10).text
+        return told
+
+    def drain(self, node: Any) -> None:
+        """As a cloud tells of a host that it is about to take away."""
+        why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "preempted")
+        words = (
+            "--address",
+            self.cluster.address,
+            "--node-id",
+            node.node_id,
+            *why,
+            "--deadline-remaining-seconds",
+            "60",
+        )
+        subprocess.run([Path(sys.executable).with_name("ray"), "drain-node", *words], check=True, capture_output=True)
         self.nodes.remove(node)
 
     def replace(self) -> None:
