@@ -58,16 +58,8 @@ class Nodes:
 
     def drain(self, node: Any) -> None:
         """As a cloud tells of a host that it is about to take away."""
-        why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "preempted")
-        words = (
-            "--address",
-            self.cluster.address,
-            "--node-id",
-            node.node_id,
-            *why,
-            "--deadline-remaining-seconds",
-            "60",
-        )
+        words = ["--address", self.cluster.address, "--node-id", node.node_id, "--deadline-remaining-seconds", "60"]
+        words += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "preempted"]
         subprocess.run([Path(sys.executable).with_name("ray"), "drain-node", *words], check=True, capture_output=True)
         self.nodes.remove(node)
 
@@ -83,31 +75,6 @@ class Nodes:
             with contextlib.suppress(requests.ConnectionError):  # what tells it starts later than the node
                 told += requests.get(f"http://127.0.0.1:{node.metrics_export_port}/metrics", timeout=10).text
         return told
-
-    def drain(self, node: Any) -> None:
-        """As a cloud tells of a host that it is about to take away."""
-        why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "preempted")
-        words = (
-            "--address",
-            self.cluster.address,
-            "--node-id",
-            node.node_id,
-            *why,
-            "--deadline-remaining-seconds",
-            "60",
-        )
-        subprocess.run([Path(sys.executable).with_name("ray"), "drain-node", *words], check=True, capture_output=True)
-        self.nodes.remove(node)
-
-    def replace(self) -> None:
-        """One host dies and another comes."""
-        self.kill(self.nodes[0])
-        self.add()
-
-    def metrics(self) -> str:
-        """What all nodes tell of metrics, as Prometheus reads it."""
-        ports = [node.metrics_export_port for node in self.cluster.list_all_nodes()]
-        return "".join(requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text for port in ports)
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Ray's processes of a kind, on all nodes."""
