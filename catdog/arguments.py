@@ -46,7 +46,7 @@ def _split(
     kind: type, name: str, program: str, words: list[str], *, settings_too: bool
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """The words of a command's own arguments, and the settings of a recipe among them."""
-    options = [f"--{option.name}" for option in fields(kind) if option.init and _has_default(option)]
+    options = [f"--{option.name.replace('_', '-')}" for option in fields(kind) if option.init and _has_default(option)]
     own: list[str] = []
     settings: list[tuple[str, str]] = []
     rest = iter(words)
