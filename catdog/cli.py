@@ -16,7 +16,7 @@ from catdog import recipe as recipes
 from catdog.arguments import hint, parse_command
 from catdog.data.shards import CLASSES, SKIPPED, load_manifest
 from catdog.errors import DONE, FAILED, CallerError, exit_code
-from catdog.places import check_places
+from catdog.places import require_data, require_places
 from catdog.printing import as_json, print_evaluation, print_manifest, print_pulled, print_runs, shown
 from catdog.quiet import import_tensorflow
 from catdog.recipe import Cache
@@ -130,7 +130,8 @@ class Train:
     def execute(self) -> int:
         run = [("run.uri", self.run)] if self.run is not None else []
         recipe = recipes.override(recipes.load(self.recipe), self.settings + run)
-        check_places(recipe)
+        require_places(recipe)
+        require_data(recipe)
         import_tensorflow()
         from catdog.training.signals import Stopped
         from catdog.training.trainer import train

@@ -1,30 +1,40 @@
 """Where a recipe's data and run lie, made sure of before anything that takes long."""
 
-from pathlib import Path
+import os
+from dataclasses import replace
 
-from catdog import recipe as recipes
 from catdog.data.shards import load_manifest
 from catdog.errors import CallerError
 from catdog.recipe import Recipe
-from catdog.storage import Folder, open_bucket
+from catdog.storage import open_bucket
 
 
-def check_places(recipe: Recipe) -> None:
-    """Raises CallerError for a URI that is none, and where there is no data set."""
-    if not recipe.run.uri:
-        raise CallerError("run.uri is empty: name the run's folder with --run")
-    open_bucket(recipe.run.uri)
-    if not recipe.data.uri:
-        raise CallerError("data.uri is empty: name the data set with --data.uri")
+def require_places(recipe: Recipe) -> None:
+    """Raises CallerError for the place of data or run if it is empty or none."""
+    for name, uri, option in (("run.uri", recipe.run.uri, "--run"), ("data.uri", recipe.data.uri, "--data.uri")):
+        if not uri:
+            raise CallerError(f"{name} is empty: name its place with {option}")
+        open_bucket(uri)
+
+
+def require_data(recipe: Recipe) -> None:
+    """Raises CallerError where there is no data set."""
     load_manifest(open_bucket(recipe.data.uri, patience=recipe.storage.patience))
 
 
 def absolute(recipe: Recipe) -> Recipe:
-    """The recipe with the whole path of each folder and file that it names, for a process that stands elsewhere."""
-    uris = {"data.uri": recipe.data.uri, "run.uri": recipe.run.uri}
-    paths = {name: uri for name, uri in uris.items() if uri and isinstance(open_bucket(uri), Folder)}
-    if recipe.model.weights not in ("bundled", "imagenet", "none"):
-        paths["model.weights"] = recipe.model.weights
-    if recipe.cache.folder:
-        paths["cache.folder"] = recipe.cache.folder
-    return recipes.override(recipe, [(name, str(Path(path).expanduser().absolute())) for name, path in paths.items()])
+    """The recipe as it reads from any folder: with the whole path of each folder and file that it names."""
+    model, cache = recipe.model, recipe.cache
+    if model.weights not in ("bundled", "imagenet", "none"):
+        model = replace(model, weights=_absolute(model.weights))
+    return replace(
+        recipe,
+        data=replace(recipe.data, uri=_absolute(recipe.data.uri)),
+        run=replace(recipe.run, uri=_absolute(recipe.run.uri)),
+        cache=replace(cache, folder=cache.folder and _absolute(cache.folder)),
+        model=model,
+    )
+
+
+def _absolute(uri: str) -> str:
+    return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))

@@ -13,6 +13,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from catdog import recipe as recipes
 from catdog.arguments import parse_command
 from catdog.errors import DONE, exit_code
+from catdog.places import absolute, require_places
 from job import working_dir as staging
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ class Submit:
     def execute(self) -> int:
         options = [("cluster.workers", self.workers), ("run.uri", self.run)]
         settings = self.settings + [(name, text) for name, text in options if text is not None]
-        recipe = staging.placed(recipes.override(recipes.load(self.recipe), settings))
+        recipe = recipes.override(recipes.load(self.recipe), settings)
+        require_places(recipe)
+        recipe = absolute(recipe)
         env = staging.named(self.env, os.environ)
         jobs = _jobs(self.address)
         with staging.working_dir(recipe, code=not self.image) as folder:

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 from catdog import recipe as recipes
 from catdog.arguments import parse_command
 from catdog.errors import DONE, exit_code
-from catdog.places import absolute, check_places
+from catdog.places import absolute, require_data, require_places
 from catdog.printing import print_evaluation
 from catdog.quiet import import_tensorflow
 from catdog.run import REPORT
@@ -42,8 +42,10 @@ class Train:
     def execute(self) -> int:
         short = (("cluster.workers", self.workers), ("run.uri", self.run))
         settings = self.settings + [(name, value) for name, value in short if value is not None]
-        recipe = absolute(recipes.override(recipes.load(self.recipe), settings))
-        check_places(recipe)
+        recipe = recipes.override(recipes.load(self.recipe), settings)
+        require_places(recipe)
+        recipe = absolute(recipe)
+        require_data(recipe)
         import_tensorflow()  # Ray Train does
         from job.driver import train
 

@@ -1,45 +1,20 @@
 """What a job takes along to a Ray cluster: its recipe, the code, and the environment variables that were named."""
 
 import contextlib
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import catdog
 import job
 from catdog.errors import CallerError
 from catdog.recipe import Recipe, to_toml
-from catdog.storage import open_bucket
 
 RECIPE = "recipe.toml"
 
 # The files of each package, as pyproject.toml declares them: nothing else that lies among them goes along.
 _CODE = {catdog: ("**/*.py", "weights/*", "evaluation/*.html"), job: ("**/*.py", "recipes/*.toml")}
-
-
-def placed(recipe: Recipe) -> Recipe:
-    """The recipe as it reads from any folder: its paths made absolute. Raises CallerError if data or run has no place."""
-    for name, uri, option in (("data.uri", recipe.data.uri, "--data.uri"), ("run.uri", recipe.run.uri, "--run")):
-        if not uri:
-            raise CallerError(f"{name} is empty: name its place with {option}")
-        open_bucket(uri)
-    model = recipe.model
-    if model.weights not in ("bundled", "imagenet", "none"):
-        model = replace(model, weights=_absolute(model.weights))
-    return replace(
-        recipe,
-        data=replace(recipe.data, uri=_absolute(recipe.data.uri)),
-        run=replace(recipe.run, uri=_absolute(recipe.run.uri)),
-        cache=replace(recipe.cache, folder=recipe.cache.folder and _absolute(recipe.cache.folder)),
-        model=model,
-    )
-
-
-def _absolute(uri: str) -> str:
-    return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
 
 
 def named(variables: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:

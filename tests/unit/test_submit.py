@@ -14,7 +14,7 @@ from ray.job_submission import JobDetails, JobStatus
 
 from catdog import recipe as recipes
 from catdog.errors import CallerError, RunError
-from catdog.recipe import Cache, Data, Model, Recipe, Run
+from catdog.recipe import Data, Recipe, Run
 from job import follow, submit, working_dir
 from job.follow import Following
 from job.jobs import Away, dashboard, job_exit_code
@@ -124,23 +124,6 @@ def test_the_address_is_the_one_given_then_that_of_the_environment(
     given: str | None, environment: dict[str, str], used: str
 ) -> None:
     assert dashboard(given, environment) == used
-
-
-def test_paths_are_made_absolute_and_places_in_a_store_and_names_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/cat")
-    recipe = Recipe(
-        data=Data(uri="data/../set"),
-        run=Run(uri="~/runs/1"),
-        model=Model(weights="mine.weights.h5"),
-        cache=Cache(folder="cache"),
-    )
-    placed = working_dir.placed(recipe)
-    assert (placed.data.uri, placed.run.uri) == (f"{tmp_path}/set", "/home/cat/runs/1")
-    assert (placed.model.weights, placed.cache.folder) == (f"{tmp_path}/mine.weights.h5", f"{tmp_path}/cache")
-    assert working_dir.placed(PLACED) == PLACED
 
 
 def test_named_variables_go_along_and_no_others() -> None:
