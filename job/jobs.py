@@ -22,7 +22,7 @@ STOPPED = 128 + 15
 
 _OLDEST = "2.50"
 _TIMEOUT = (10, 60)  # seconds to connect, and between two bytes of an answer
-_HEARTBEAT = 20.0  # seconds after which a connection is asked whether it is still there
+_HEARTBEAT = 60.0  # seconds after which a connection is asked whether it is still there
 
 
 class Away(RunError):
