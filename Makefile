@@ -15,7 +15,7 @@ SETUP := .venv/.set-up-from-$(LOCK)
 UV := PATH="$$PATH:$(CURDIR)/$(BIN)" VIRTUAL_ENV="$(CURDIR)/.venv" uv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-local recipe-and-data bucket train-bucket test test-slow lint bench tensorboard lock clean
+.PHONY: help setup train-local recipe-and-data bucket train-bucket cluster submit cluster-down test test-slow lint bench tensorboard lock clean
 
 help: ## Show what there is
 	@echo 'make TARGET, where TARGET is one of'
@@ -45,6 +45,19 @@ bucket: $(SETUP) ## Serve bucket/emulator as gs://catdog, until Ctrl-C: [ARGS="-
 train-bucket: recipe-and-data $(SETUP) ## The same as train-local, but wholly through such a gs://catdog
 	@$(BIN)/python -m infra.bucket --folder bucket/train-bucket --port 0 -- \
 	  $(MAKE) --no-print-directory train-local BUCKET=gs://catdog
+
+cluster: $(SETUP) ## Start a Ray cluster of two nodes on this machine, in the background: [ARGS="--cpus 2"]
+	@$(BIN)/python -m infra.cluster up $(ARGS)
+
+submit: recipe-and-data $(SETUP) ## The same as train-local, but as a job on that cluster, with two workers
+	@$(BIN)/python -m infra.cluster run -- true
+	@$(BIN)/catdog prepare --reuse "$(DATA)" $(BUCKET)/data/$(RECIPE)
+	@$(BIN)/python -m infra.cluster run -- $(BIN)/python -m job.submit job/recipes/$(RECIPE).toml --workers 2 \
+	  --data.uri $(BUCKET)/data/$(RECIPE) --run $(BUCKET)/runs/$(RECIPE) \
+	  $(if $(STORAGE_EMULATOR_HOST),--env STORAGE_EMULATOR_HOST) $(ARGS)
+
+cluster-down: $(SETUP) ## End that cluster, with all that runs on it
+	@$(BIN)/python -m infra.cluster down
 
 recipe-and-data:
 	@test -f job/recipes/$(RECIPE).toml || \
