@@ -20,7 +20,7 @@ STEPS = 40
 
 
 class Process:
-    """A command that trains, `catdog train` unless another is given, in a process of its own, its stderr in a file."""
+    """A command that trains, `catdog train` unless another is given, in a process of its own, what it prints in a file."""
 
     def __init__(
         self,
@@ -31,9 +31,9 @@ class Process:
         environment: dict[str, str] | None = None,
     ) -> None:
         self.log = recipe.parent / f"{time.monotonic_ns()}.log"
-        with open(self.log, "wb") as stderr:
+        with open(self.log, "wb") as log:
             words = [*command, str(recipe), "--run", run.uri, *settings]
-            self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=stderr, env=environment)
+            self.process = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
 
     def wait_until(self, reached: Callable[[str], bool]) -> None:
         """Wait until `reached` holds of what the run has printed."""
