@@ -70,11 +70,7 @@ def up(folder: Path, nodes: int, cpus: int, port: int) -> tuple[Cluster, bool]:
                 f"{folder}: of the cluster's {len(cluster.nodes)} nodes {alive} is left; `make cluster-down` first"
             )
         if port and not _is_free(port):
-<<<<<<< HEAD
-            raise Refused(f"port {port}: is in use; give another --port, or 0 for any that is free")
-=======
             raise Refused(f"port {port}: is not free; give another --port, or 0 for any that is")
->>>>>>> submit
         _forget(folder, cluster)
         _write(folder / TOKEN, secrets.token_hex(32))
         gcs, client, any_port, *agents = _free_ports(3 + 4 * nodes)
@@ -84,17 +80,11 @@ def up(folder: Path, nodes: int, cpus: int, port: int) -> tuple[Cluster, bool]:
         head = ["--head", f"--port={gcs}", f"--ray-client-server-port={client}", f"--dashboard-port={dashboard}"]
         # Ray opens the folder that it is given to everybody, so it is given one inside of that which is closed to them.
         head += ["--dashboard-host=127.0.0.1", f"--temp-dir={temporary}/ray"]
-<<<<<<< HEAD
         # They have one folder of logs; each line of it would come to the driver as often as there are monitors of it.
         other = [f"--address=127.0.0.1:{gcs}", "--include-log-monitor=false"]
         try:
             for number in range(nodes):
                 options = [*(head if number == 0 else other), f"--num-cpus={cpus}"]
-=======
-        try:
-            for number in range(nodes):
-                options = [*(head if number == 0 else [f"--address=127.0.0.1:{gcs}"]), f"--num-cpus={cpus}"]
->>>>>>> submit
                 process = _start_node(folder, options, agents[4 * number :], _log(folder, number))
                 cluster.nodes.append((process.pid, process.create_time()))
                 _write(folder / STATE, json.dumps(asdict(cluster)))

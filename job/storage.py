@@ -1,12 +1,14 @@
 """A run's folder as Ray Train's storage: it takes only checkpoints below its own folder for checkpoints of its run."""
 
-import os
-from datetime import timedelta
+import io
 from typing import Any
+
+from fsspec import AbstractFileSystem
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from catdog.errors import CallerError
 from catdog.recipe import Recipe
-from catdog.storage import open_bucket
+from catdog.storage import Bucket, open_bucket
 
 _RAYS_OWN = ("checkpoint_manager_snapshot.json", ".validate_storage_marker")
 
@@ -21,7 +23,8 @@ def ray_storage(recipe: Recipe) -> dict[str, Any]:
         raise CallerError(
             f"run.uri = {recipe.run.uri!r}: must name a folder in the bucket, as in gs://bucket/runs/photos"
         )
-    return {"storage_path": parent, "name": name, "storage_filesystem": _google(recipe.storage.patience)}
+    files = PyFileSystem(FSSpecHandler(_Objects(recipe.storage.patience)))
+    return {"storage_path": parent, "name": name, "storage_filesystem": files}
 
 
 def forget(recipe: Recipe) -> None:
@@ -31,13 +34,49 @@ def forget(recipe: Recipe) -> None:
         run.delete(name)
 
 
-def _google(patience: float) -> Any:
-    from pyarrow.fs import GcsFileSystem
+class _Objects(AbstractFileSystem):
+    """Object storage as files, with the retries and checks of our own bucket; a path is `bucket/name`."""
 
-    limit = timedelta(seconds=patience)
-    if not (emulator := os.environ.get("STORAGE_EMULATOR_HOST")):
-        return GcsFileSystem(retry_time_limit=limit)
-    scheme, _, host = emulator.rpartition("://")
-    return GcsFileSystem(
-        anonymous=True, scheme=scheme or "http", endpoint_override=host.rstrip("/"), retry_time_limit=limit
-    )
+    def __init__(self, patience: float) -> None:
+        super().__init__(patience)
+        self._patience = patience
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        bucket, name = self._find(path)
+        if (stat := bucket.stat(name)) is not None:
+            return {"name": path, "size": stat.size, "type": "file"}
+        if bucket.list(f"{name}/"):
+            return {"name": path, "size": 0, "type": "directory"}
+        raise FileNotFoundError(path)
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        bucket, name = self._find(path)
+        below = {found.removeprefix(f"{name}/").partition("/")[0] for found in bucket.list(f"{name}/")}
+        paths = [f"{path.rstrip('/')}/{each}" for each in sorted(below)]
+        return [self.info(each) for each in paths] if detail else paths
+
+    def rm_file(self, path: str) -> None:
+        bucket, name = self._find(path)
+        bucket.delete(name)
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BytesIO:
+        bucket, name = self._find(path)
+        return io.BytesIO(bucket.read(name)) if mode == "rb" else _Written(bucket, name)
+
+    def _find(self, path: str) -> tuple[Bucket, str]:
+        parent, _, name = path.strip("/").rpartition("/")
+        return open_bucket(f"gs://{parent}", patience=self._patience), name
+
+
+class _Written(io.BytesIO):
+    """What is written becomes the object when it is closed."""
+
+    def __init__(self, bucket: Bucket, name: str) -> None:
+        super().__init__()
+        self._bucket = bucket
+        self._name = name
+
+    def close(self) -> None:
+        if not self.closed:
+            self._bucket.write(self._name, self.getvalue())
+        super().close()

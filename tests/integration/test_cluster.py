@@ -25,11 +25,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-<<<<<<< HEAD
-        assert "in use; give another --port" in refused(cluster, "up", "--port", str(other.getsockname()[1]))
-=======
         assert "is not free; give another --port" in refused(cluster, "up", "--port", str(other.getsockname()[1]))
->>>>>>> submit
     assert "no cluster is up" in refused(cluster, "run", "--", "true")
     assert cluster.infra("down").stdout == "no cluster was up\n"
     (tmp_path / "file").touch()

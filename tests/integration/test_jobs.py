@@ -3,10 +3,7 @@
 import os
 import pty
 import re
-<<<<<<< HEAD
-=======
 import select
->>>>>>> submit
 import signal
 import subprocess
 import time
@@ -44,11 +41,7 @@ def stop(*_):
     sys.exit(143)
 signal.signal(signal.SIGTERM, stop)
 print("begun", flush=True)
-<<<<<<< HEAD
-time.sleep(600)
-=======
 time.sleep(120)
->>>>>>> submit
 """
 
 
@@ -119,15 +112,8 @@ class Terminal:
     def __init__(self, cluster: Cluster) -> None:
         self.terminal, other = pty.openpty()
         ends = {"stdin": other, "stdout": other, "stderr": other, "start_new_session": True}
-<<<<<<< HEAD
-        # Its own session's terminal, as that from which a shell starts it: Ctrl-C then reaches it as a signal.
-        control = lambda: os.close(os.open(os.ttyname(0), os.O_RDWR))  # noqa: E731
-        program = STOPPING.replace("sleep(4)", "sleep(0.5)")
-        self.process = cluster.start(*RECIPE, program=program, preexec_fn=control, **ends)
-=======
         program = STOPPING.replace("sleep(4)", "sleep(0.5)")
         self.process = cluster.start(*RECIPE, program=program, preexec_fn=_take_terminal, **ends)
->>>>>>> submit
         os.close(other)
         self.shown = ""
 
@@ -136,11 +122,8 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         while text not in self.shown:
-<<<<<<< HEAD
-=======
             ready, _, _ = select.select([self.terminal], [], [], 60)
             assert ready, self.shown
->>>>>>> submit
             self.shown += os.read(self.terminal, 4096).decode()
 
     def ended(self) -> int:
@@ -155,14 +138,11 @@ class Terminal:
         return code
 
 
-<<<<<<< HEAD
-=======
 def _take_terminal() -> None:
     """Make a new session's first terminal its own, as a shell does: Ctrl-C then reaches its processes as a signal."""
     os.close(os.open(os.ttyname(0), os.O_RDWR))
 
 
->>>>>>> submit
 @pytest.fixture
 def terminal(cluster: Cluster) -> Iterator[Terminal]:
     terminal = Terminal(cluster)
