@@ -16,6 +16,7 @@ from catdog.storage import Bucket, open_bucket
 from tests.integration.processes import Process, assert_close, past
 
 HEAD, OTHER = "10.231.7.1", "10.231.7.2"
+LINK = "eth0"
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,10 +34,11 @@ class Host:
         _ip("netns", "add", name)
         _ip("-n", name, "link", "set", "lo", "up")
 
-    def join(self, link: str) -> None:
-        _ip("link", "set", link, "netns", self.name)
-        _ip("-n", self.name, "address", "add", f"{self.address}/24", "dev", link)
-        _ip("-n", self.name, "link", "set", link, "up")
+    def join(self, end: str) -> None:
+        _ip("link", "set", end, "netns", self.name)
+        _ip("-n", self.name, "link", "set", end, "name", LINK)
+        _ip("-n", self.name, "address", "add", f"{self.address}/24", "dev", LINK)
+        _ip("-n", self.name, "link", "set", LINK, "up")
 
     def command(self, *words: str) -> list[str]:
         return ["ip", "netns", "exec", self.name, *words]
@@ -51,7 +53,7 @@ class Host:
 
     def lose(self) -> None:
         """As if the power had failed: nothing is heard from it any more."""
-        subprocess.run(["ip", "-n", self.name, "link", "delete", "eth-catdog"], check=False, capture_output=True)
+        subprocess.run(["ip", "-n", self.name, "link", "set", LINK, "down"], check=False, capture_output=True)
         for pid in self.pids():
             os.kill(pid, signal.SIGKILL)
 
@@ -70,9 +72,9 @@ def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
     try:
         for name, address in (("catdog-a", HEAD), ("catdog-b", OTHER)):
             made.append(Host(name, address, tmp_path))
-        _ip("link", "add", "eth-head", "type", "veth", "peer", "name", "eth-catdog")
-        made[0].join("eth-head")
-        made[1].join("eth-catdog")
+        _ip("link", "add", "catdog-a", "type", "veth", "peer", "name", "catdog-b")
+        for host in made:
+            host.join(host.name)
         yield made[0], made[1]
     finally:
         for host in made:
@@ -93,9 +95,13 @@ def cluster(hosts: tuple[Host, Host], tmp_path: Path, monkeypatch: pytest.Monkey
     common = ("--num-cpus", "1", "--disable-usage-stats", "--block")
     dashboard = ("--dashboard-host", HEAD, "--dashboard-port", "8265", "--temp-dir", "/tmp/catdog-namespaces")
     head.start(sys.executable, "-m", "infra.bucket", "--host", HEAD, "--folder", str(tmp_path / "store"))
-    head.start(ray, "start", "--head", "--node-ip-address", HEAD, "--port", "6379", *dashboard, *common)
+    # By default it takes Ray more than a minute to give up a host that has gone without a word.
+    soon = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "3000"}
+    options = ("--node-ip-address", HEAD, "--port", "6379", *dashboard, *common)
+    head.start(ray, "start", "--head", *options, **soon, RAY_health_check_failure_threshold="3")
     _wait(lambda: "Ray runtime started" in (tmp_path / f"{head.name}-ray.log").read_text())
-    other.start(ray, "start", "--address", f"{HEAD}:6379", "--node-ip-address", OTHER, *common)
+    joining = ("--address", f"{HEAD}:6379", "--node-ip-address", OTHER, "--include-log-monitor", "false")
+    other.start(ray, "start", *joining, *common)
     _wait(lambda: "Ray runtime started" in (tmp_path / f"{other.name}-ray.log").read_text())
     return head, other
 
