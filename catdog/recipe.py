@@ -245,7 +245,7 @@ class Cluster:
     workers: int | str = 1
     """Workers that train together, as a rule one a host: their number, or "MIN-MAX" for as many as there is room for."""
     gpus: int = -1
-    """GPUs of each worker; -1 stands for all that a host of the cluster has."""
+    """GPUs of each worker; -1 stands for as many as each host has that has any when the job begins."""
     cpus: int = 1
     """CPUs that are reserved for each worker."""
     placement: Literal["SPREAD", "STRICT_SPREAD", "PACK", "STRICT_PACK"] = "SPREAD"
@@ -462,8 +462,8 @@ def _put(table: dict[str, Any], name: str, text: str) -> None:
         value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         value = text
-    # A folder may be called 2024; only phases.unfreeze takes text as well as a number.
-    is_text = isinstance(here[last], str) and last != "unfreeze"
+    # A folder may be called 2024; only phases.unfreeze and cluster.workers take text as well as a number.
+    is_text = isinstance(here[last], str) and last not in ("unfreeze", "workers")
     here[last] = text if is_text and not isinstance(value, str) else value
 
 

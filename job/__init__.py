@@ -6,14 +6,11 @@ import sys
 _SETTINGS = {
     "RAY_DEDUP_LOGS": "0",  # one worker alone tells of the run, and each of its lines counts
     "RAY_COLOR_PREFIX": str(int(sys.stderr.isatty())),
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with the next, a worker's lines go to stderr once and as they are
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # each worker looks for itself, and stops with all others
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's page of training runs
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # Ray then counts the hosts anew; cluster.start_timeout ends it
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 

@@ -8,22 +8,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from typing import Any, cast
+from typing import Any
 
 import ray
 from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
-from ray.train.v2.tensorflow.tensorflow_trainer import TensorflowTrainer
 
 from catdog import recipe as recipes
 from catdog.errors import CallerError, FinalError, HeldError, RunError, one_line
 from catdog.recipe import Recipe
 from catdog.training.signals import Stopped, StopRequest, listening
-from job.backend import Workers, free_port
-from job.link import Link
-from job.storage import forget, ray_storage
-from job.worker import Outcome, work
+from job.backend import TfConfig, free_port
+from job.control import Control
+from job.storage import ray_storage, remove_rays_files
+from job.worker import work
 
 PROGRAM = "job.train"
 _NOTICE = 30.0
@@ -35,81 +35,83 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
     The workers are started again from the newest commit when they have ended for a reason that is not the recipe's: at
     most `cluster.max_failures` times, those not counted that were asked to leave and committed first. Raises
-    CallerError, RunError, and Stopped after a SIGTERM or Ctrl-C to this process, once the state is committed.
+    CallerError, RunError, and Stopped after a SIGTERM or Ctrl-C to this process, once the state is committed; and
+    SystemExit with the exit code of a signal that came before any worker had begun.
     """
     failures, left_at = 0, -1
     with _cluster(recipe), listening() as stop:
-        link: Any = ray.remote(num_cpus=0)(Link).options(label_selector=_here()).remote()
-        stop.wake = lambda: link.ask_to_stop.remote(stop.signal)
+        recipe = recipes.override(recipe, [("cluster.gpus", str(_gpus(recipe)))])
+        control: Any = ray.remote(num_cpus=0)(Control).options(label_selector=_here()).remote()
+        stop.wake = lambda: control.ask_to_stop.remote(stop.signal)
         while True:
             try:
-                outcome = _attempt(recipe, link, stop)
-                if outcome.metrics is not None:
-                    return outcome.metrics
-                assert outcome.stopped is not None
-                number, step = outcome.stopped
+                return _attempt(recipe, control, stop)
+            except Stopped as stopped:
                 if stop.signal is not None:
-                    raise Stopped(number, step)
-                if step <= left_at:
-                    raise RunError(f"workers were asked to stop, and had come no further than step {step}")
-                left_at = step
-                say(f"workers were asked to stop, and have committed step {step}; starting again")
-            except (RunError, HeldError) as error:
-                # After a failure it may be a worker of the last attempt that holds the run, and is about to end.
-                hopeless = isinstance(error, FinalError) or (isinstance(error, HeldError) and not failures)
-                failures += 1
-                if hopeless or stop.signal is not None or failures > recipe.cluster.max_failures:
                     raise
-                say(f"{error}; starting again ({failures} of {recipe.cluster.max_failures})")
+                if stopped.step > left_at:
+                    left_at = stopped.step
+                    say(f"workers were asked to stop, and have committed step {left_at}; starting again")
+                    continue
+                error: Exception = RunError(f"workers were asked to stop again before step {left_at + 1}")
+            except (RunError, HeldError) as failure:
+                error = failure
+            # After a failure it may be a worker of the last attempt that holds the run, and is about to end.
+            final = isinstance(error, FinalError) or (isinstance(error, HeldError) and not failures)
+            failures += 1
+            if final or stop.signal is not None or failures > recipe.cluster.max_failures:
+                raise error
+            say(f"{error}; starting again ({failures} of {recipe.cluster.max_failures})")
 
 
-def _attempt(recipe: Recipe, link: Any, stop: StopRequest) -> Outcome:
+def _attempt(recipe: Recipe, control: Any, stop: StopRequest) -> dict[str, Any]:
     """Train with a group of workers, which Ray resizes where that is allowed, until all have ended or one has failed."""
-    forget(recipe)
-    begun = ray.get(link.begun.remote())
-    fit = _in_thread(_trainer(recipe, link).fit)
-    _wait_for_room(recipe, fit, lambda: ray.get(link.begun.remote()) > begun, stop)
+    remove_rays_files(recipe)
     try:
-        return fit.result().return_value
+        begun = ray.get(control.begun.remote())
+        fit = _in_thread(_trainer(recipe, control).fit)
+        _wait_for_room(recipe, fit, lambda: ray.get(control.begun.remote()) > begun, stop)
+        ended = fit.result().return_value
     except WorkerGroupError as error:
-        raise _cause(error.worker_failures) from None
+        raise cause(error) from None
     except ControllerError as error:
         raise RunError(f"Ray Train: {one_line(error.controller_failure)}") from None
     except ray.exceptions.RayActorError:
         raise RunError("Ray Train's controller has died") from None
     finally:
-        forget(recipe)
+        remove_rays_files(recipe)
+    if isinstance(ended, Stopped):
+        raise ended
+    return ended
 
 
-def _trainer(recipe: Recipe, link: Any) -> TensorflowTrainer:
+def _trainer(recipe: Recipe, control: Any) -> DataParallelTrainer:
+    """Ray's TensorflowTrainer but for its TensorflowConfig, which would import TensorFlow here and in Ray's own processes."""
     fewest, most = recipe.cluster.bounds
-    resources = {"CPU": recipe.cluster.cpus, "GPU": _gpus(recipe)}
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
-        environment["STORAGE_EMULATOR_HOST"] = emulator
-    return TensorflowTrainer(
+    run_config: Any = RunConfig(
+        **ray_storage(recipe),
+        failure_config=FailureConfig(
+            max_failures=0
+        ),  # they come to `train`, which tells the recipe's from the cluster's
+        logging_config=LoggingConfig(log_level="CRITICAL"),
+    )
+    return DataParallelTrainer(
         work,
-        train_loop_config={"recipe": recipes.to_toml(recipe), "link": link},
-        tensorflow_config=cast(Any, Workers()),
+        train_loop_config={"recipe": recipes.to_toml(recipe), "control": control},
+        backend_config=TfConfig(),
         scaling_config=ScalingConfig(
             num_workers=fewest if fewest == most else (fewest, most),
-            use_gpu=resources["GPU"] > 0,
-            resources_per_worker=resources,
+            use_gpu=recipe.cluster.gpus > 0,
+            resources_per_worker={"CPU": recipe.cluster.cpus, "GPU": recipe.cluster.gpus},
             placement_strategy=recipe.cluster.placement,
             elastic_resize_monitor_interval_s=recipe.cluster.resize_every,
         ),
-        # Failures come to `train`, which tells the recipe's from the cluster's.
-        run_config=RunConfig(
-            **ray_storage(recipe),
-            failure_config=FailureConfig(max_failures=0),
-            worker_runtime_env={"env_vars": environment},
-            logging_config=LoggingConfig(log_level="CRITICAL"),
-        ),
+        run_config=run_config,
     )
 
 
 def _gpus(recipe: Recipe) -> int:
-    """GPUs of a worker: those asked for, or all that each host with any has at least."""
+    """GPUs of a worker: those asked for, or as many as each host has that has any."""
     if recipe.cluster.gpus >= 0:
         return recipe.cluster.gpus
     counts = [int(host["Resources"].get("GPU", 0)) for host in ray.nodes() if host["Alive"]]
@@ -134,25 +136,26 @@ def _wait_for_room(recipe: Recipe, fit: Future[Any], begun: Callable[[], bool], 
 def _lacking(recipe: Recipe) -> str:
     """What of the cluster the workers need, and what there is."""
     fewest, _ = recipe.cluster.bounds
-    need = f"for {fewest} workers with {recipe.cluster.cpus} CPUs and {_gpus(recipe)} GPUs each"
+    need = f"for {fewest} workers with {recipe.cluster.cpus} CPUs and {recipe.cluster.gpus} GPUs each"
     total, free = ray.cluster_resources(), ray.available_resources()
     there = (f"{free.get(kind, 0):.0f} of {total.get(kind, 0):.0f} {kind}s are free" for kind in ("CPU", "GPU"))
     return f"{need}: {', '.join(there)}"
 
 
-def _cause(failures: dict[int, Exception]) -> Exception:
+def cause(error: WorkerGroupError) -> Exception:
     """What ended the workers: a mistake in the recipe before a failure, a failure before what it did to the others."""
-    causes = {rank: getattr(error, "_base_exc", error) for rank, error in failures.items()}
+    causes = error.worker_failures
     for kind in (CallerError, FinalError):
         if found := [cause for cause in causes.values() if isinstance(cause, kind)]:
             return found[0]
-    rank, cause = min(causes.items(), key=lambda item: isinstance(item[1], RunError))
-    if isinstance(cause, RunError):
-        return cause
-    if isinstance(cause, ray.exceptions.RayError | RayTrainError):
+    first = {rank: cause for rank, cause in causes.items() if not isinstance(cause, RunError)} or causes
+    rank, found_first = next(iter(first.items()))
+    if isinstance(found_first, RunError):
+        return found_first
+    if isinstance(found_first, ray.exceptions.RayError | RayTrainError):
         return RunError(f"worker {rank} has died, or its host")
-    print(failures[rank], file=sys.stderr)
-    return RunError(f"worker {rank}: {type(cause).__name__}: {one_line(cause)}")
+    print(error, file=sys.stderr)  # with the traceback
+    return RunError(f"worker {rank}: {type(found_first).__name__}: {one_line(found_first)}")
 
 
 @contextlib.contextmanager
@@ -179,9 +182,13 @@ def _cluster(recipe: Recipe) -> Iterator[None]:
 
 
 def _environment(address: str) -> dict[str, Any]:
-    """What the environment of all processes of the job has besides; with the address they find their cluster of several."""
-    known = {} if address == "auto" else {"RAY_ADDRESS": address}
-    return {"env_vars": {"PYTHONWARNINGS": "ignore::DeprecationWarning"} | known}
+    """What the environment of all processes of the job has besides.
+
+    Without the address, Ray Train's would search this machine for their cluster, and fail where there are several.
+    """
+    passed = {"STORAGE_EMULATOR_HOST": os.environ.get("STORAGE_EMULATOR_HOST"), "RAY_ADDRESS": address}
+    named = {name: value for name, value in passed.items() if value not in (None, "auto")}
+    return {"env_vars": {"PYTHONWARNINGS": "ignore::DeprecationWarning"} | named}
 
 
 def _here() -> dict[str, str]:

@@ -20,7 +20,7 @@ RUN = "run"  # the key under which a job's metadata hold its run's URI
 GRACE = 60  # seconds that a stopped job has to commit its state before Ray kills it; Ray's own 3 may be too few
 STOPPED = 128 + 15
 
-_OLDEST = "2.50"
+_OLDEST = "2.60"
 _TIMEOUT = (10, 60)  # seconds to connect, and between two bytes of an answer
 _HEARTBEAT = 60.0  # seconds after which a connection is asked whether it is still there
 

@@ -1,4 +1,4 @@
-"""A run's folder as Ray Train's storage: it takes only checkpoints below its own folder for checkpoints of its run."""
+"""Ray Train accepts only checkpoints below its storage folder, so a run's folder is made that folder."""
 
 import io
 from typing import Any
@@ -27,7 +27,7 @@ def ray_storage(recipe: Recipe) -> dict[str, Any]:
     return {"storage_path": parent, "name": name, "storage_filesystem": files}
 
 
-def forget(recipe: Recipe) -> None:
+def remove_rays_files(recipe: Recipe) -> None:
     """Remove what Ray keeps in a run: it refuses to begin where a checkpoint that it was told of is there no more."""
     run = open_bucket(recipe.run.uri, patience=recipe.storage.patience)
     for name in _RAYS_OWN:

@@ -12,7 +12,6 @@ from catdog.arguments import parse_command
 from catdog.errors import DONE, exit_code
 from catdog.places import absolute, require_data, require_places
 from catdog.printing import print_evaluation
-from catdog.quiet import import_tensorflow
 from catdog.run import REPORT
 from catdog.training.signals import Stopped
 
@@ -46,8 +45,7 @@ class Train:
         require_places(recipe)
         recipe = absolute(recipe)
         require_data(recipe)
-        import_tensorflow()  # Ray Train does
-        from job.driver import train
+        from job.driver import train  # here, for Ray takes seconds to import
 
         try:
             print_evaluation(train(recipe))

@@ -5,7 +5,6 @@ import os
 import socket
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,41 +18,36 @@ from catdog.evaluation.history import Line
 from catdog.quiet import import_tensorflow
 from catdog.recipe import Recipe
 from catdog.training.checkpoint import checkpoint_folder
-from job.backend import stop_request, working
+from catdog.training.signals import Stopped
+from job.stopping import stop_request, working
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How training ended, without an exception: those that Ray sees it takes for failures."""
+def work(config: dict[str, Any]) -> dict[str, Any] | Stopped | None:
+    """Train a recipe as one of Ray Train's workers; `config` holds it in TOML, and the control actor.
 
-    metrics: dict[str, Any] | None = None
-    """Of evaluation/test/metrics.json; None from all workers but the first."""
-    stopped: tuple[int, int] | None = None
-    """The signal that asked for a stop, and the step that is committed."""
-
-
-def work(config: dict[str, Any]) -> Outcome:
-    """Train a recipe as one of Ray Train's workers; `config` holds it in TOML, and the link to the driver."""
+    Gives what the trainer gives; a stop is not raised, for Ray would take it for a failure.
+    """
     recipe = recipes.parse(config["recipe"].encode(), "recipe")
     context = ray_train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     gpus = len(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
     host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
     print(f"worker {rank} of {workers} on {host}, GPUs: {gpus}", file=sys.stderr)
-    logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # what fails here is told by the driver
-    config["link"].begin.remote()
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # the driver tells what fails here
+    config["control"].begin.remote()
     import_tensorflow()
-    from catdog.training.signals import Stopped
     from catdog.training.trainer import train
 
     reports = _Reports(recipe, rank)
     with working():
         try:
-            outcome = Outcome(metrics=train(recipe, partial(stop_request, config["link"]), reports.add))
+            ended: dict[str, Any] | Stopped | None = train(
+                recipe, partial(stop_request, config["control"]), reports.add
+            )
         except Stopped as stopped:
-            outcome = Outcome(stopped=(stopped.number, stopped.step))
+            ended = stopped
     reports.finish()
-    return outcome
+    return ended
 
 
 class _Reports:

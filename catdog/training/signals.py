@@ -12,9 +12,12 @@ class Stopped(Exception):
     """The run was asked to stop and its state is committed; run it again and it goes on from `step`."""
 
     def __init__(self, number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name} at step {step}, which is committed")
+        super().__init__(number, step)  # from which a copy in another process is made
         self.number = number
         self.step = step
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name} at step {self.step}, which is committed"
 
 
 class StopRequest:

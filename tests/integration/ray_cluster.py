@@ -18,8 +18,6 @@ from tests.integration.processes import Process
 DRIVER = """
 import sys
 from functools import partial
-from catdog.quiet import import_tensorflow
-import_tensorflow()
 from job import driver, train
 from tests.integration import recording
 

@@ -10,7 +10,7 @@ from ray.train.v2._internal.execution.storage import StorageContext
 from catdog.errors import CallerError
 from catdog.recipe import Recipe, Run
 from catdog.storage import open_bucket
-from job.storage import forget, ray_storage
+from job.storage import ray_storage, remove_rays_files
 from tests.fake_store import FakeStore
 
 RUN = Recipe(run=Run(uri="gs://bucket/runs/photos"))
@@ -22,7 +22,7 @@ def test_ray_keeps_its_notes_in_the_run_and_they_are_removed_from_there() -> Non
     context = StorageContext(storage["storage_path"], storage["name"], storage["storage_filesystem"])
     assert context.experiment_fs_path == "bucket/runs/photos"
     assert open_bucket(RUN.run.uri).list() == [".validate_storage_marker"]
-    forget(RUN)
+    remove_rays_files(RUN)
     assert open_bucket("gs://bucket").list() == []
 
 

@@ -94,7 +94,7 @@ class _Answer(http.server.BaseHTTPRequestHandler):
         (502, b"bad gateway", "what answers there is no Ray dashboard"),
         (401, b"no token", "the cluster wants a token: set RAY_AUTH_MODE=token"),
         (200, b'{"ray_version": "1.13.0"}', "Ray version 1.13.0 is running on the cluster."),
-        (200, b'{"ray_version": "2.40.0"}', "catdog needs Ray 2.50 or newer there."),
+        (200, b'{"ray_version": "2.40.0"}', "catdog needs Ray 2.60 or newer there."),
     ],
 )
 def test_an_answer_that_is_not_of_a_cluster_that_can_be_used_is_told_in_one_line(

@@ -1,10 +1,10 @@
-"""What the driver and the workers tell each other."""
+"""What the driver and the workers tell each other: who has begun, and whether to stop."""
 
 import asyncio
 
 
-class Link:
-    """An actor beside the driver."""
+class Control:
+    """An actor on the driver's host, which the driver and all workers call."""
 
     def __init__(self) -> None:
         self._begun = 0
