@@ -62,7 +62,7 @@ cluster-down: $(SETUP) ## End that cluster, with all that runs on it
 recipe-and-data:
 	@test -f job/recipes/$(RECIPE).toml || \
 	  { echo "there is no recipe $(RECIPE): RECIPE is one of $(sort $(basename $(notdir $(wildcard job/recipes/*.toml))))" >&2; exit 2; }
-	@test -n "$(DATA)" || { echo "say what to train on: make train-local RECIPE=$(RECIPE) DATA=folder:PATH" >&2; exit 2; }
+	@test -n "$(DATA)" || { echo "say what to train on: make $(MAKECMDGOALS) RECIPE=$(RECIPE) DATA=folder:PATH" >&2; exit 2; }
 
 test: $(SETUP) ## Run the tests that CI runs
 	$(BIN)/python -m pytest

@@ -5,7 +5,6 @@ It takes no notice of preconditions (`if_generation_match`) and keeps only the n
 
 import argparse
 import contextlib
-import fcntl
 import io
 import logging
 import os
@@ -23,9 +22,7 @@ from gcp_storage_emulator.handlers.buckets import create_bucket
 from gcp_storage_emulator.server import RequestHandler, Router
 from gcp_storage_emulator.storage import Storage, _FileStore
 
-
-class Refused(Exception):
-    """What was asked for cannot be done; the message is one line."""
+from infra.alone import Refused, alone_in
 
 
 class _Files(_FileStore):
@@ -86,7 +83,7 @@ def serving(folder: Path, port: int, bucket: str, host: str = "127.0.0.1") -> It
 
     Raises Refused when another process serves the folder or the port.
     """
-    with _alone_in(folder):
+    with alone_in(folder, "is being served already; give another --folder"):
         storage = _Storage(folder)
         made = create_bucket(bucket, storage) or storage.get_bucket(bucket)
         made["softDeletePolicy"] = {"retentionDurationSeconds": "0"}  # else what is deleted lies there for a week
@@ -102,23 +99,6 @@ def serving(folder: Path, port: int, bucket: str, host: str = "127.0.0.1") -> It
             server.shutdown()
             server.turn.acquire()  # for good: what was begun is done, and nothing else begins
             server.server_close()
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Have the folder to this process, for the emulator keeps in memory what it holds."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Refused(f"{folder}: is being served already; give another --folder") from None
-    except OSError as error:
-        raise Refused(f"{folder}: {error.strerror}; give another --folder") from None
-    try:
-        yield
-    finally:
-        os.close(lock)
 
 
 def run(command: Sequence[str], host: str) -> int:

@@ -5,7 +5,6 @@ It disturbs no other Ray on the machine: its ports, its folder of sockets and it
 
 import argparse
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -19,19 +18,16 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
+from infra.alone import Refused, alone_in
+
 STATE, TOKEN = "cluster.json", "token"
 PATIENCE = 120.0  # seconds for the nodes to find each other
 OBJECT_STORE = 128 << 20  # bytes of shared memory of each node: the job passes no data through it
-
-
-class Refused(Exception):
-    """What was asked for cannot be done; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ def up(folder: Path, nodes: int, cpus: int, port: int) -> tuple[Cluster, bool]:
 
     Raises Refused if it does not start, or if some of the nodes of the one that was up have died.
     """
-    with _alone_in(folder):
+    with alone_in(folder, "its cluster is being started or taken down right now"):
         cluster = load(folder)
         if cluster is not None and (alive := len(cluster.alive())):
             if alive == len(cluster.nodes):
@@ -84,7 +80,7 @@ def up(folder: Path, nodes: int, cpus: int, port: int) -> tuple[Cluster, bool]:
         other = [f"--address=127.0.0.1:{gcs}", "--include-log-monitor=false"]
         try:
             for number in range(nodes):
-                options = [*(head if number == 0 else other), f"--num-cpus={cpus}"]
+                options = [*(head if number == 0 else other), f"--num-cpus={cpus}", "--num-gpus=0"]
                 process = _start_node(folder, options, agents[4 * number :], _log(folder, number))
                 cluster.nodes.append((process.pid, process.create_time()))
                 _write(folder / STATE, json.dumps(asdict(cluster)))
@@ -98,7 +94,7 @@ def up(folder: Path, nodes: int, cpus: int, port: int) -> tuple[Cluster, bool]:
 
 def down(folder: Path) -> bool:
     """End the cluster and forget it; False if none was up. What runs on it is ended with it."""
-    with _alone_in(folder):
+    with alone_in(folder, "its cluster is being started or taken down right now"):
         cluster = load(folder)
         was_up = cluster is not None and bool(cluster.alive())
         if cluster is not None:
@@ -191,23 +187,6 @@ def _forget(folder: Path, cluster: Cluster | None, *, logs: bool = True) -> None
         path.unlink(missing_ok=True)
     if cluster is not None:
         shutil.rmtree(cluster.temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Have the folder, which is closed to others, to this process."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Refused(f"{folder}: its cluster is being started or taken down right now") from None
-    except OSError as error:
-        raise Refused(f"{folder}: {error.strerror}; give another --folder") from None
-    try:
-        yield
-    finally:
-        os.close(lock)
 
 
 def _write(path: Path, text: str) -> None:

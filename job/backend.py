@@ -1,6 +1,5 @@
-"""How the workers of a group come to know of each other, and commit before they are replaced."""
+"""How the workers of a group come to know of each other."""
 
-import contextlib
 import json
 import os
 import socket
@@ -8,8 +7,6 @@ from typing import Any
 
 import ray
 from ray.train.backend import Backend, BackendConfig
-
-from job.stopping import COMMIT_TIMEOUT, stop_and_wait
 
 
 class TfConfig(BackendConfig):
@@ -24,12 +21,6 @@ class _Backend(Backend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         addresses = worker_group.execute(_free_address)
         ray.get([worker_group.execute_single_async(n, _begin, addresses, n) for n in range(len(addresses))])
-
-    def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Before Ray ends workers that are well, to begin with fewer or more, they commit where they are."""
-        leaving = [worker_group.execute_single_async(n, stop_and_wait) for n in range(len(worker_group))]
-        with contextlib.suppress(Exception):  # one has failed, and so the others can't commit
-            ray.get(leaving, timeout=COMMIT_TIMEOUT)
 
 
 def free_port() -> int:

@@ -15,7 +15,7 @@ class Control:
         self._begun += 1
 
     async def begun(self) -> int:
-        """Workers that have begun since the job did."""
+        """Workers that have begun."""
         return self._begun
 
     async def ask_to_stop(self, number: int) -> None:

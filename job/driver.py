@@ -1,8 +1,10 @@
 """A recipe on the workers of a Ray cluster, started again after what clusters do to runs."""
 
 import contextlib
+import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -11,18 +13,19 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 import ray
-from ray.train.v2._internal.exceptions import RayTrainError
+from ray.train.v2._internal.exceptions import RayTrainError, WorkerGroupStartupTimeoutError
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from catdog import recipe as recipes
+from catdog.data.order import check_replicas
 from catdog.errors import CallerError, FinalError, HeldError, RunError, one_line
 from catdog.recipe import Recipe
 from catdog.training.signals import Stopped, StopRequest, listening
 from job.backend import TfConfig, free_port
 from job.control import Control
-from job.storage import ray_storage, remove_rays_files
+from job.storage import claim, ray_storage, release
 from job.worker import work
 
 PROGRAM = "job.train"
@@ -38,76 +41,121 @@ def train(recipe: Recipe) -> dict[str, Any]:
     CallerError, RunError, and Stopped after a SIGTERM or Ctrl-C to this process, once the state is committed; and
     SystemExit with the exit code of a signal that came before any worker had begun.
     """
-    failures, left_at = 0, -1
+    attempts, failures, left_at = 0, 0, -1
     with _cluster(recipe), listening() as stop:
         recipe = recipes.override(recipe, [("cluster.gpus", str(_gpus(recipe)))])
-        control: Any = ray.remote(num_cpus=0)(Control).options(label_selector=_here()).remote()
-        stop.wake = lambda: control.ask_to_stop.remote(stop.signal)
+        _check_sizes(recipe)
         while True:
+            attempts += 1
             try:
-                return _attempt(recipe, control, stop)
+                return _attempt(recipe, stop)
             except Stopped as stopped:
                 if stop.signal is not None:
                     raise
                 if stopped.step > left_at:
                     left_at = stopped.step
-                    say(f"workers were asked to stop, and have committed step {left_at}; starting again")
+                    say(f"workers have stopped and committed step {left_at}; starting again")
                     continue
-                error: Exception = RunError(f"workers were asked to stop again before step {left_at + 1}")
+                error: Exception = RunError(f"workers have stopped again before step {left_at + 1}")
             except (RunError, HeldError) as failure:
                 error = failure
-            # After a failure it may be a worker of the last attempt that holds the run, and is about to end.
-            final = isinstance(error, FinalError) or (isinstance(error, HeldError) and not failures)
+            # Later it may be a worker of the last attempt that still holds the run, and is about to end.
+            final = isinstance(error, FinalError) or (isinstance(error, HeldError) and attempts == 1)
             failures += 1
             if final or stop.signal is not None or failures > recipe.cluster.max_failures:
                 raise error
             say(f"{error}; starting again ({failures} of {recipe.cluster.max_failures})")
 
 
-def _attempt(recipe: Recipe, control: Any, stop: StopRequest) -> dict[str, Any]:
-    """Train with a group of workers, which Ray resizes where that is allowed, until all have ended or one has failed."""
-    remove_rays_files(recipe)
+def _attempt(recipe: Recipe, stop: StopRequest) -> dict[str, Any]:
+    """Train with as many workers as there is room for, until they are done or have stopped, one has failed, or there is
+    room for more."""
+    claim(recipe)
+    control: Any = ray.remote(num_cpus=0)(Control).options(label_selector=_here()).remote()
+    stop.wake = lambda: control.ask_to_stop.remote(stop.signal)
+    if stop.signal is not None:
+        stop.wake()
     try:
-        begun = ray.get(control.begun.remote())
-        fit = _in_thread(_trainer(recipe, control).fit)
-        _wait_for_room(recipe, fit, lambda: ray.get(control.begun.remote()) > begun, stop)
+        fit, workers = _begun(recipe, control, stop)
+        looked = time.monotonic()
+        while not wait([fit], 1.0).done:
+            if workers < recipe.cluster.bounds[1] and time.monotonic() - looked > recipe.cluster.resize_every:
+                looked = time.monotonic()
+                if more := _room(recipe):
+                    say(f"there is room for {more} more workers, which are taken in after a commit")
+                    control.ask_to_stop.remote(signal.SIGTERM)
+                    workers = recipe.cluster.bounds[1]
         ended = fit.result().return_value
     except WorkerGroupError as error:
         raise cause(error) from None
     except ControllerError as error:
         raise RunError(f"Ray Train: {one_line(error.controller_failure)}") from None
-    except ray.exceptions.RayActorError:
+    except ray.exceptions.ActorDiedError as error:
+        if error.actor_init_failed:
+            raise FinalError(f"Ray Train's controller can't start: {str(error).strip().splitlines()[-1]}") from None
         raise RunError("Ray Train's controller has died") from None
     finally:
-        remove_rays_files(recipe)
+        ray.kill(control)
+        with contextlib.suppress(RunError, CallerError, OSError):  # what has come of the run counts more
+            release(recipe)
     if isinstance(ended, Stopped):
         raise ended
     return ended
 
 
-def _trainer(recipe: Recipe, control: Any) -> DataParallelTrainer:
-    """Ray's TensorflowTrainer but for its TensorflowConfig, which would import TensorFlow here and in Ray's own processes."""
+def _begun(recipe: Recipe, control: Any, stop: StopRequest) -> tuple[Future[Any], int]:
+    """Ray Train's result to come, of workers that have begun, and their number.
+
+    Raises FinalError when the cluster has no room for `cluster.start_timeout`.
+    """
+    since, told = time.monotonic(), False
     fewest, most = recipe.cluster.bounds
+    while True:
+        workers = min(max(_room(recipe), fewest), most)
+        fit = _in_thread(_trainer(recipe, control, workers).fit)
+        while not wait([fit], 1.0).done:
+            if ray.get(control.begun.remote()):
+                return fit, workers
+            if stop.signal is not None:
+                say("stopped before the workers had begun")
+                sys.exit(128 + stop.signal)
+            waited = time.monotonic() - since
+            if waited > recipe.cluster.start_timeout:
+                raise FinalError(f"no room within {waited:.0f} s (cluster.start_timeout) {_lacking(recipe)}")
+            if waited > _NOTICE and not told:
+                say(f"waiting for room {_lacking(recipe)}")
+                told = True
+        failure = fit.exception()
+        if not isinstance(failure, ControllerError) or not isinstance(
+            failure.controller_failure, WorkerGroupStartupTimeoutError
+        ):
+            return fit, workers
+
+
+def _trainer(recipe: Recipe, control: Any, workers: int) -> DataParallelTrainer:
+    """Ray's TensorflowTrainer but for its TensorflowConfig, which would import TensorFlow here and in Ray's own processes."""
+    # What ends workers comes to `train`, which tells the recipe's failures from the cluster's.
+    limits = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
     run_config: Any = RunConfig(
-        **ray_storage(recipe),
-        failure_config=FailureConfig(
-            max_failures=0
-        ),  # they come to `train`, which tells the recipe's from the cluster's
-        logging_config=LoggingConfig(log_level="CRITICAL"),
+        **ray_storage(recipe), failure_config=limits, logging_config=LoggingConfig(log_level="CRITICAL")
     )
     return DataParallelTrainer(
         work,
         train_loop_config={"recipe": recipes.to_toml(recipe), "control": control},
         backend_config=TfConfig(),
         scaling_config=ScalingConfig(
-            num_workers=fewest if fewest == most else (fewest, most),
+            num_workers=workers,
             use_gpu=recipe.cluster.gpus > 0,
-            resources_per_worker={"CPU": recipe.cluster.cpus, "GPU": recipe.cluster.gpus},
+            resources_per_worker=_resources(recipe),
             placement_strategy=recipe.cluster.placement,
-            elastic_resize_monitor_interval_s=recipe.cluster.resize_every,
         ),
         run_config=run_config,
     )
+
+
+def _resources(recipe: Recipe) -> dict[str, float]:
+    """What Ray reserves for each worker."""
+    return {"CPU": recipe.cluster.cpus, "GPU": recipe.cluster.gpus}
 
 
 def _gpus(recipe: Recipe) -> int:
@@ -118,25 +166,26 @@ def _gpus(recipe: Recipe) -> int:
     return min(filter(None, counts), default=0)
 
 
-def _wait_for_room(recipe: Recipe, fit: Future[Any], begun: Callable[[], bool], stop: StopRequest) -> None:
-    """Until the workers have begun or the attempt has failed; raises FinalError when the cluster has no room for long."""
-    since, told = time.monotonic(), False
-    while not wait([fit], 1.0).done and not begun():
-        waited = time.monotonic() - since
-        if stop.signal is not None:
-            say("stopped before the workers had begun")
-            sys.exit(128 + stop.signal)
-        if waited > recipe.cluster.start_timeout:
-            raise FinalError(f"no room within {waited:.0f} s (cluster.start_timeout) {_lacking(recipe)}")
-        if waited > _NOTICE and not told:
-            say(f"waiting for room {_lacking(recipe)}")
-            told = True
+def _check_sizes(recipe: Recipe) -> None:
+    """Raises CallerError for a number of workers that is allowed, but that the recipe can't be trained with."""
+    fewest, most = recipe.cluster.bounds
+    if most > 1 and recipe.run.strategy != "auto":
+        raise CallerError(f"run.strategy = {recipe.run.strategy!r}: must be 'auto' among several workers")
+    for workers in range(fewest, most + 1):
+        check_replicas(recipe, workers * max(recipe.cluster.gpus, 1))
+
+
+def _room(recipe: Recipe) -> int:
+    """For how many more workers there is room on the cluster now."""
+    needed = {kind: count for kind, count in _resources(recipe).items() if count}
+    going = ray._private.state.state.get_draining_nodes()
+    hosts = [free for host, free in ray._private.state.available_resources_per_node().items() if host not in going]
+    return sum(min(int(free.get(kind, 0) // count) for kind, count in needed.items()) for free in hosts)
 
 
 def _lacking(recipe: Recipe) -> str:
     """What of the cluster the workers need, and what there is."""
-    fewest, _ = recipe.cluster.bounds
-    need = f"for {fewest} workers with {recipe.cluster.cpus} CPUs and {recipe.cluster.gpus} GPUs each"
+    need = f"for {recipe.cluster.bounds[0]} workers with {recipe.cluster.cpus} CPUs and {recipe.cluster.gpus} GPUs each"
     total, free = ray.cluster_resources(), ray.available_resources()
     there = (f"{free.get(kind, 0):.0f} of {total.get(kind, 0):.0f} {kind}s are free" for kind in ("CPU", "GPU"))
     return f"{need}: {', '.join(there)}"
@@ -173,6 +222,9 @@ def _cluster(recipe: Recipe) -> Iterator[None]:
         say(f"starting Ray on this machine, with room for {cpus} CPUs")
         os.environ["RAY_GCS_SERVER_PORT"] = port = str(free_port())
         ray.init("local", num_cpus=cpus, logging_level=logging.ERROR, runtime_env=_environment(f"127.0.0.1:{port}"))
+    except (ValueError, ray.exceptions.RayError) as error:
+        raise CallerError(f"RAY_ADDRESS = {address!r}: {one_line(error)}") from None
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # Ray's handler would exit with 15
     try:
         yield
     except ray.exceptions.RayError as error:
@@ -182,13 +234,18 @@ def _cluster(recipe: Recipe) -> Iterator[None]:
 
 
 def _environment(address: str) -> dict[str, Any]:
-    """What the environment of all processes of the job has besides.
+    """What the environment of all processes of the job has besides what a submitted job brings along.
 
     Without the address, Ray Train's would search this machine for their cluster, and fail where there are several.
     """
-    passed = {"STORAGE_EMULATOR_HOST": os.environ.get("STORAGE_EMULATOR_HOST"), "RAY_ADDRESS": address}
-    named = {name: value for name, value in passed.items() if value not in (None, "auto")}
-    return {"env_vars": {"PYTHONWARNINGS": "ignore::DeprecationWarning"} | named}
+    wanted = {
+        "PYTHONWARNINGS": "ignore::DeprecationWarning",
+        "RAY_ADDRESS": None if address == "auto" else address,
+        "STORAGE_EMULATOR_HOST": os.environ.get("STORAGE_EMULATOR_HOST"),
+    }
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    brought = job.get("runtime_env", {}).get("env_vars", {})  # which Ray does not let us set again
+    return {"env_vars": {name: value for name, value in wanted.items() if value and name not in brought}}
 
 
 def _here() -> dict[str, str]:

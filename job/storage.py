@@ -10,7 +10,7 @@ from catdog.errors import CallerError
 from catdog.recipe import Recipe
 from catdog.storage import Bucket, open_bucket
 
-_RAYS_OWN = ("checkpoint_manager_snapshot.json", ".validate_storage_marker")
+_MARKER = ".validate_storage_marker"
 
 
 def ray_storage(recipe: Recipe) -> dict[str, Any]:
@@ -27,11 +27,21 @@ def ray_storage(recipe: Recipe) -> dict[str, Any]:
     return {"storage_path": parent, "name": name, "storage_filesystem": files}
 
 
-def remove_rays_files(recipe: Recipe) -> None:
-    """Remove what Ray keeps in a run: it refuses to begin where a checkpoint that it was told of is there no more."""
-    run = open_bucket(recipe.run.uri, patience=recipe.storage.patience)
-    for name in _RAYS_OWN:
-        run.delete(name)
+def claim(recipe: Recipe) -> None:
+    """Ready a run for Ray: it is there, can be written, and holds none of Ray's notes, for Ray refuses to begin where a
+    checkpoint that it was told of is there no more. Raises CallerError and RunError as the run's bucket does."""
+    release(recipe)
+    _run(recipe).write(_MARKER, b"")
+
+
+def release(recipe: Recipe) -> None:
+    """Remove what Ray keeps in a run."""
+    for name in (_MARKER, "checkpoint_manager_snapshot.json"):
+        _run(recipe).delete(name)
+
+
+def _run(recipe: Recipe) -> Bucket:
+    return open_bucket(recipe.run.uri, patience=recipe.storage.patience)
 
 
 class _Objects(AbstractFileSystem):

@@ -59,8 +59,6 @@ class Submit:
     """The cluster has catdog installed: send the recipe alone."""
     settings: list[tuple[str, str]] = field(default_factory=list, init=False)
     """Fields of the recipe and their new values, filled in by `parse_command`."""
-    entrypoint: str = field(default_factory=lambda: ENTRYPOINT, init=False)
-    """What the job runs, in the folder that holds its recipe."""
 
     def execute(self) -> int:
         options = [("cluster.workers", self.workers), ("run.uri", self.run)]
@@ -71,7 +69,7 @@ class Submit:
         env = staging.named(self.env, os.environ)
         jobs = _jobs(self.address)
         with staging.working_dir(recipe, code=not self.image) as folder:
-            job_id = jobs.submit(self.entrypoint, folder, env, recipe.run.uri)
+            job_id = jobs.submit(ENTRYPOINT, folder, env, recipe.run.uri)
         if self.no_wait:
             print(job_id)
             return DONE

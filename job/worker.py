@@ -19,7 +19,7 @@ from catdog.quiet import import_tensorflow
 from catdog.recipe import Recipe
 from catdog.training.checkpoint import checkpoint_folder
 from catdog.training.signals import Stopped
-from job.stopping import stop_request, working
+from job.stopping import stop_request
 
 
 def work(config: dict[str, Any]) -> dict[str, Any] | Stopped | None:
@@ -34,18 +34,17 @@ def work(config: dict[str, Any]) -> dict[str, Any] | Stopped | None:
     host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
     print(f"worker {rank} of {workers} on {host}, GPUs: {gpus}", file=sys.stderr)
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # the driver tells what fails here
+    if not gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # Ray hides none from a worker that reserves none
     config["control"].begin.remote()
     import_tensorflow()
     from catdog.training.trainer import train
 
     reports = _Reports(recipe, rank)
-    with working():
-        try:
-            ended: dict[str, Any] | Stopped | None = train(
-                recipe, partial(stop_request, config["control"]), reports.add
-            )
-        except Stopped as stopped:
-            ended = stopped
+    try:
+        ended: dict[str, Any] | Stopped | None = train(recipe, partial(stop_request, config["control"]), reports.add)
+    except Stopped as stopped:
+        ended = stopped
     reports.finish()
     return ended
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from catdog.errors import CallerError
+from catdog.recipe import Recipe
 
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
@@ -231,3 +232,18 @@ def _cycled(members: Ints, length: int, seed: int, epoch: int, stream: int) -> I
     again = -(-length // len(members)) - 1
     more = [members[permutation(len(members), seed, epoch, 2, stream, cycle)] for cycle in range(again)]
     return np.concatenate([members, *more])[:length]
+
+
+def check_replicas(recipe: Recipe, replicas: int) -> None:
+    """Raises CallerError for a number of replicas that the recipe can't be trained on."""
+    streams, accumulate = recipe.data.streams, recipe.optimizer.accumulate
+    own = rows(streams, recipe.data.global_batch, Share(replicas=replicas)).shape[1]
+    if own % accumulate:
+        raise CallerError(
+            f"optimizer.accumulate = {accumulate}: must divide the {own} rows that each of {replicas} replicas has"
+        )
+    if recipe.model.from_scratch and streams % replicas:
+        raise CallerError(
+            f"data.streams = {streams}: must be a multiple of the {replicas} replicas when model.weights = 'none',"
+            " for padding would enter BatchNorm's statistics"
+        )

@@ -36,9 +36,9 @@ class MetricsLog:
             self._add_event(line)
 
     @property
-    def last(self) -> Line:
+    def last(self) -> Line | None:
         """The line that was added last."""
-        return self._lines[-1]
+        return self._lines[-1] if self._lines else None
 
     def add(self, line: Line) -> Line:
         """Note a line, stamped with the time, and give it back."""

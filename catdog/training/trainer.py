@@ -11,11 +11,10 @@ from typing import Any
 import tensorflow as tf
 
 from catdog import recipe as recipes
-from catdog.data import order as orders
 from catdog.data import pipeline
 from catdog.data.cache import open_cache
 from catdog.data.fetching import Closed
-from catdog.data.order import Order, Share
+from catdog.data.order import Order, Share, check_replicas
 from catdog.data.records import Records
 from catdog.data.room import require_room, required_bytes
 from catdog.data.shards import CLASSES, Manifest, load_manifest, pinned
@@ -67,7 +66,7 @@ def train(
             raise CallerError(f"{data.uri}: has no {split} split to {use}; prepare it with --{split} above 0")
     order = _order(recipe, manifest)
     group = make_group(recipe.run.strategy)
-    _check_replicas(recipe, group.strategy.num_replicas_in_sync)
+    check_replicas(recipe, group.strategy.num_replicas_in_sync)
     if data.local("") is None:
         require_room(recipe.cache, _held_at_once(recipe, manifest))
     pins = pinned(data, [*manifest.split("train"), *manifest.split("val")])
@@ -208,7 +207,8 @@ def _loop(job: _Job, stop: StopRequest, newest: int | None) -> int:
                     numbers = window.close() | {"learning_rate": span.learning_rate(step)}
                     show(_line(plan, step + 1, per_epoch, "train", numbers))
         job.checkpoints.wait()
-        job.report(log.last, job.checkpoints.newest)
+        if log.last is not None:
+            job.report(log.last, job.checkpoints.newest)
         if job.lease:
             for name, content in log.objects().items():
                 job.run.write(name, content)
@@ -234,20 +234,6 @@ def _held_at_once(recipe: Recipe, manifest: Manifest) -> int:
     rows = None if recipe.loss.balance == "oversample" else recipe.data.global_batch // streams
     of_streams = [shards[stream::streams] for stream in range(streams)]
     return required_bytes(of_streams, rows, manifest.split("val"), recipe.data.global_batch)
-
-
-def _check_replicas(recipe: Recipe, replicas: int) -> None:
-    streams, accumulate = recipe.data.streams, recipe.optimizer.accumulate
-    rows = orders.rows(streams, recipe.data.global_batch, Share(replicas=replicas)).shape[1]
-    if rows % accumulate:
-        raise CallerError(
-            f"optimizer.accumulate = {accumulate}: must divide the {rows} rows that each of {replicas} replicas has"
-        )
-    if recipe.model.from_scratch and streams % replicas:
-        raise CallerError(
-            f"data.streams = {streams}: must be a multiple of the {replicas} replicas when model.weights = 'none',"
-            " for padding would enter BatchNorm's statistics"
-        )
 
 
 def _settle_precision(recipe: Recipe, before: Recipe | None) -> Recipe:

@@ -16,11 +16,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from catdog.data import drawn
 from catdog.data.prepare import prepare
 from catdog.storage import open_bucket
-from tests.integration.conftest import RECIPE
-from tests.integration.ray_cluster import Job, Nodes
+from tests.integration.ray_nodes import Job, Nodes
+from tests.integration.small import RECIPE, draw_pictures
 
 PAUSE = 0.3
 """Seconds that each step is held up, so that the run is still going on when the last kill comes."""
@@ -43,11 +42,7 @@ def main() -> None:
 
 
 def _recipe(folder: Path) -> Path:
-    for index in range(200):
-        content, label = drawn.draw(0, index)
-        place = folder / "pictures" / ("dog" if label else "cat")
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{index}.jpg").write_bytes(content)
+    draw_pictures(folder / "pictures")
     data = open_bucket(str(folder / "data"))
     prepare(f"folder:{folder / 'pictures'}", data, side=64, shards=4)
     path = folder / "small.toml"
@@ -64,15 +59,15 @@ def _round(nodes: Nodes, recipe: Path, run: Path) -> dict[str, float]:
 
     began = time.monotonic()
     job = start()
-    times = {"from nothing": _next_step(job, 0) - began}
+    times = {"from nothing": _first_step(job, 1) - began}
 
     def killed(name: str, kill: Callable[[], None]) -> None:
-        past = _newest(job)
+        past, group = _newest(job), len(times)
         while _newest(job) < past + 3:
             time.sleep(0.05)
-        lines, began = job.log.read_text().count(" step "), time.monotonic()
+        began = time.monotonic()
         kill()
-        times[name] = _next_step(job, lines) - began
+        times[name] = _first_step(job, group + 1) - began
 
     killed("worker", lambda: os.kill(job.workers()[1], signal.SIGKILL))
     killed("controller", lambda: nodes.processes("TrainController")[0].kill())
@@ -81,7 +76,7 @@ def _round(nodes: Nodes, recipe: Path, run: Path) -> dict[str, float]:
     job.process.kill()
     job.process.wait()
     job = start()
-    times["driver"] = _next_step(job, 0) - began
+    times["driver"] = _first_step(job, 1) - began
     job.process.send_signal(signal.SIGTERM)
     job.process.wait(120)
     return times
@@ -91,9 +86,9 @@ def _newest(job: Job) -> int:
     return max((int(step) for step in re.findall(r" step (\d+)/", job.log.read_text())), default=0)
 
 
-def _next_step(job: Job, lines: int) -> float:
-    """When the job shows a line of metrics beyond so many."""
-    while job.log.read_text().count(" step ") <= lines:
+def _first_step(job: Job, group: int) -> float:
+    """When the job's group of workers of this number, from 1, shows its first line of metrics."""
+    while not re.search(r" step \d+/", "".join(job.log.read_text().split(" steps, replicas:")[group:])):
         assert job.process.poll() is None, job.log.read_text()
         time.sleep(0.05)
     return time.monotonic()

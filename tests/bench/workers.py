@@ -1,9 +1,10 @@
 """What several workers cost: under Ray against the same processes started by hand, and against one process.
 
 Usage: python -m tests.bench.workers PHOTOS [--rounds 3]
-Two workers have one core of this machine each, and the one process both. Prints the ratio of images a second in each
-phase, the median of the rounds, and of one worker's time the part that is left once it has computed its half of the
-batch alone: what the exchange of gradients costs.
+Two workers of one core each stand against one process of two. Prints ratios of images a second in each phase, the median
+of the rounds: the share of a worker's time that is left once it has computed its half of the batch is what the exchange
+of gradients costs. Ray's own processes take their part of this machine's cores even when they have nothing to do; so the
+workers started by hand are timed without them, and again beside an idle Ray.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from catdog.data.prepare import prepare
 from catdog.storage import Bucket, open_bucket
-from tests.integration.processes import Cluster
+from tests.integration.processes import TfConfigGroup
 
 RECIPE = """
 [data]
@@ -34,7 +35,7 @@ name = "frozen"
 epochs = 2
 [[phases]]
 name = "finetune"
-epochs = 1
+epochs = 2
 learning_rate = 3e-5
 unfreeze = "all"
 """
@@ -43,7 +44,7 @@ WARM = 2
 """Lines of metrics of a phase that are not counted."""
 
 Speeds = dict[str, float]
-"""Images a second by phase."""
+"""Images a second, by phase or by way."""
 
 
 def main() -> None:
@@ -57,11 +58,12 @@ def main() -> None:
         prepare(f"folder:{arguments.photos}", data)
         whole, half = (_recipe(folder, data, batch) for batch in (BATCH, BATCH // 2))
         ways: dict[str, Callable[[Bucket], None]] = {
-            "one": lambda run: _one(whole, run, "0,1"),
+            "one process": lambda run: _one(whole, run, "0,1"),
             "half": lambda run: _one(half, run, "0"),
-            "by hand": lambda run: _by_hand(whole, run, "0", "1"),
-            "free": lambda run: _by_hand(whole, run, "0,1", "0,1"),
-            "ray": lambda run: _under_ray(whole, run),
+            "pinned": lambda run: _by_hand(whole, run, "0", "1"),
+            "by hand": lambda run: _by_hand(whole, run, "0,1", "0,1"),
+            "beside Ray": lambda run: _beside_ray(whole, run),
+            "under Ray": lambda run: _under_ray(whole, run),
         }
         rounds = []
         for number in range(arguments.rounds):
@@ -70,18 +72,20 @@ def main() -> None:
                 run = open_bucket(str(folder / f"{name.replace(' ', '-')}-{number}"))
                 train(run)
                 speeds[name] = _speeds(run)
-                print(f"{number} {name:8} {_shown(speeds[name])}", file=sys.stderr, flush=True)
+                print(f"{number} {name:11} {_shown(speeds[name])}", file=sys.stderr, flush=True)
             rounds.append(speeds)
         for phase in ("frozen", "finetune"):
-            _tell(phase, "step time under Ray / by hand", [s["free"][phase] / s["ray"][phase] for s in rounds])
-            _tell(
-                phase,
-                "two workers of a core each / one process",
-                [s["by hand"][phase] / s["one"][phase] for s in rounds],
-            )
-            # A worker alone computes half a batch at the speed `half`; together the two could be twice as fast.
-            spent = [1 - s["by hand"][phase] / (2 * s["half"][phase]) for s in rounds]
-            _tell(phase, "of a worker's time not computing", spent)
+
+            def tell(what: str, ratio: Callable[[Speeds], float], phase: str = phase) -> None:
+                ratios = [ratio({name: speeds[phase] for name, speeds in each.items()}) for each in rounds]
+                spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+                print(f"{phase:9} {what}: {spread}", flush=True)
+
+            tell("step time under Ray / by hand", lambda s: s["by hand"] / s["under Ray"])
+            tell("step time under Ray / by hand beside an idle Ray", lambda s: s["beside Ray"] / s["under Ray"])
+            tell("speed of two workers of a core each / of one process", lambda s: s["pinned"] / s["one process"])
+            # Alone a worker computes half a batch at the speed `half`; two that had nothing to exchange were twice as fast.
+            tell("share of a worker's time not computing", lambda s: 1 - s["pinned"] / (2 * s["half"]))
 
 
 def _recipe(folder: Path, data: Bucket, batch: int) -> Path:
@@ -95,9 +99,18 @@ def _one(recipe: Path, run: Bucket, cores: str) -> None:
 
 
 def _by_hand(recipe: Path, run: Bucket, *cores: str) -> None:
-    with Cluster([_pinned(own, "catdog", recipe, run) for own in cores], recipe.parent) as workers:
+    with TfConfigGroup([_pinned(own, "catdog", recipe, run) for own in cores], recipe.parent) as workers:
         if any(workers.wait()):
             raise SystemExit(workers.told(0) + workers.told(1))
+
+
+def _beside_ray(recipe: Path, run: Bucket) -> None:
+    idle = "import ray, sys; ray.init('local', logging_level='ERROR'); print(flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", idle], **pipes) as ray:
+        ray.stdout.readline()
+        _by_hand(recipe, run, "0,1", "0,1")
+        ray.stdin.close()
 
 
 def _under_ray(recipe: Path, run: Bucket) -> None:
@@ -120,10 +133,6 @@ def _speeds(run: Bucket) -> Speeds:
 
 def _shown(speeds: Speeds) -> str:
     return ", ".join(f"{phase} {speed:.0f} images/s" for phase, speed in speeds.items())
-
-
-def _tell(phase: str, what: str, ratios: list[float]) -> None:
-    print(f"{phase:9} {what}: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,45 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from catdog.data import drawn
 from catdog.data.prepare import prepare
 from catdog.storage import Bucket, open_bucket
 from tests.integration.processes import Process
-
-RECIPE = """
-[data]
-side = 32
-global_batch = 16
-streams = 4
-[model]
-units = 16
-[run]
-precision = "float32"
-log_every = 2
-[checkpoint]
-every_steps = 3
-[[phases]]
-name = "frozen"
-epochs = 2
-learning_rate = 1e-2
-[[phases]]
-name = "finetune"
-epochs = 2
-learning_rate = 1e-3
-unfreeze = 2
-"""
-"""Four epochs of ten steps."""
+from tests.integration.small import RECIPE, draw_pictures
 
 
 @pytest.fixture(scope="session")
 def small_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 200 drawn pictures."""
     pictures = tmp_path_factory.mktemp("pictures")
-    for index in range(200):
-        content, label = drawn.draw(0, index)
-        folder = pictures / ("dog" if label else "cat")
-        folder.mkdir(exist_ok=True)
-        (folder / f"{index}.jpg").write_bytes(content)
+    draw_pictures(pictures)
     return pictures
 
 
@@ -67,3 +39,11 @@ def undisturbed(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) ->
     run = open_bucket(str(tmp_path_factory.mktemp("undisturbed") / "run"))
     Process(small_recipe, run).finish()
     return run
+
+
+@pytest.fixture
+def recipe_file(small_recipe: Path, tmp_path: Path) -> Path:
+    """The recipe in a folder of its own, where what the test runs may write its logs."""
+    path = tmp_path / "small.toml"
+    path.write_text(small_recipe.read_text())
+    return path

@@ -54,7 +54,7 @@ class Process:
         return self.log.read_text()
 
 
-class Cluster:
+class TfConfigGroup:
     """Processes that TF_CONFIG tells of each other, one a command, without a GPU, what they print in files."""
 
     def __init__(self, commands: Sequence[Sequence[str]], logs: Path) -> None:
@@ -110,12 +110,15 @@ def assert_same(run: Bucket, undisturbed: Bucket) -> None:
 
 
 def assert_close(run: Bucket, alone: Bucket) -> None:
-    """The lines of metrics and the final weights are those of the run of one process, but for the last digits."""
+    """The lines of metrics, the final weights and the examples evaluated, each once, are those of the run of one process, but
+    for the last digits."""
     ours, theirs = final_weights(run), final_weights(alone)
     assert ours.keys() == theirs.keys()
     for name in ours:
         if name.startswith("model/"):
             ends = (np.frombuffer(weights[name], np.float32) for weights in (ours, theirs))
             np.testing.assert_allclose(*ends, atol=1e-5)
+    predictions = [bucket.read("evaluation/test/predictions.csv").decode().split() for bucket in (run, alone)]
+    assert [row.split(",")[0] for row in predictions[0]] == [row.split(",")[0] for row in predictions[1]]
     assert [line[:3] for line in lines(run)] == [line[:3] for line in lines(alone)]
     np.testing.assert_allclose([line[3] for line in lines(run)], [line[3] for line in lines(alone)], rtol=1e-3)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from clusters import Cluster, lines_until, rest
+
+from tests.integration.local_cluster import LocalCluster, lines_until, rest
 
 
-def refused(cluster: Cluster, *arguments: str) -> str:
+def refused(cluster: LocalCluster, *arguments: str) -> str:
     """The one line with which it refuses."""
     done = cluster.infra(*arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -21,7 +22,7 @@ def refused(cluster: Cluster, *arguments: str) -> str:
 
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path / "state")
+    cluster = LocalCluster(tmp_path / "state")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -29,7 +30,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     assert "no cluster is up" in refused(cluster, "run", "--", "true")
     assert cluster.infra("down").stdout == "no cluster was up\n"
     (tmp_path / "file").touch()
-    assert "Not a directory" in refused(Cluster(tmp_path / "file" / "state"), "up")
+    assert "Not a directory" in refused(LocalCluster(tmp_path / "file" / "state"), "up")
 
 
 def processes(folder: Path) -> list[psutil.Process]:
@@ -45,16 +46,16 @@ def processes(folder: Path) -> list[psutil.Process]:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
+def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
     """A cluster whose folder's path has spaces, and is too long for that of a socket."""
-    cluster = Cluster(tmp_path / "/".join(["a long name"] * 10))
+    cluster = LocalCluster(tmp_path / "/".join(["a long name"] * 10))
     cluster.up()
     yield cluster
     cluster.infra("down")
 
 
 @pytest.mark.slow
-def test_it_is_its_owners_alone_and_nothing_is_left_of_it(cluster: Cluster) -> None:
+def test_it_is_its_owners_alone_and_nothing_is_left_of_it(cluster: LocalCluster) -> None:
     again = cluster.infra("up")
     assert again.returncode == 0 and "was up already" in again.stdout
     assert f"export RAY_API_SERVER_ADDRESS={cluster.environment['RAY_API_SERVER_ADDRESS']}\n" in again.stdout
@@ -70,8 +71,8 @@ def test_it_is_its_owners_alone_and_nothing_is_left_of_it(cluster: Cluster) -> N
 
 
 @pytest.mark.slow
-def test_another_ray_on_the_machine_is_left_alone(cluster: Cluster, tmp_path: Path) -> None:
-    other = Cluster(tmp_path / "other")
+def test_another_ray_on_the_machine_is_left_alone(cluster: LocalCluster, tmp_path: Path) -> None:
+    other = LocalCluster(tmp_path / "other")
     other.up("--nodes", "1")
     try:
         before = {process.pid for process in processes(other.folder)}
@@ -87,7 +88,7 @@ def test_another_ray_on_the_machine_is_left_alone(cluster: Cluster, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_cluster_that_was_killed_is_started_anew_and_half_a_one_is_told(cluster: Cluster) -> None:
+def test_a_cluster_that_was_killed_is_started_anew_and_half_a_one_is_told(cluster: LocalCluster) -> None:
     (head, _), (node, _) = json.loads((cluster.folder / "cluster.json").read_text())["nodes"]
     os.kill(node, signal.SIGKILL)
     psutil.wait_procs([psutil.Process(node)], timeout=10)

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusters import ROOT, Cluster, lines_until, rest
+
+from tests.integration.local_cluster import ROOT, LocalCluster, lines_until, rest
 
 RECIPE = ["job/recipes/quickstart.toml", "--workers", "1-2"]
 
@@ -46,14 +47,14 @@ time.sleep(120)
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("a cluster") / "state")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    cluster = LocalCluster(tmp_path_factory.mktemp("a cluster") / "state")
     cluster.up()
     yield cluster
     cluster.infra("down")
 
 
-def sent(cluster: Cluster) -> str:
+def sent(cluster: LocalCluster) -> str:
     """A job that takes its time to stop, sent and not waited for; its id, which is all that is printed."""
     code, out, err = cluster.submit(*RECIPE, "--run", "gs://bucket/run", "--no-wait", program=STOPPING)
     assert (code, err) == (0, "") and re.fullmatch(r"raysubmit_\w+\n", out)
@@ -61,11 +62,11 @@ def sent(cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="module")
-def job_id(cluster: Cluster) -> str:
+def job_id(cluster: LocalCluster) -> str:
     return sent(cluster)
 
 
-def test_its_log_is_followed_to_the_end_and_its_exit_code_given(cluster: Cluster, job_id: str) -> None:
+def test_its_log_is_followed_to_the_end_and_its_exit_code_given(cluster: LocalCluster, job_id: str) -> None:
     environment = cluster.environment | {"NAMED": "one", "SECRET": "x"}
     code, out, err = cluster.submit(
         *RECIPE, "--phases.0.epochs", "7", "--env", "NAMED", "--env", "GIVEN=a b", program=SHOWING, env=environment
@@ -80,7 +81,7 @@ def test_its_log_is_followed_to_the_end_and_its_exit_code_given(cluster: Cluster
     assert "variables: one a b None\n" in out
 
 
-def test_a_job_that_is_stopped_has_time_to_commit_its_state(cluster: Cluster, job_id: str) -> None:
+def test_a_job_that_is_stopped_has_time_to_commit_its_state(cluster: LocalCluster, job_id: str) -> None:
     with cluster.start("logs", job_id, "--follow") as following:
         shown = lines_until(following, "begun\n")
         code, out, _ = cluster.submit("status")
@@ -93,7 +94,7 @@ def test_a_job_that_is_stopped_has_time_to_commit_its_state(cluster: Cluster, jo
     assert cluster.submit("logs", job_id) == (0, shown + out, "")
 
 
-def test_a_wrong_token_and_an_unknown_job_are_told_in_one_line(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_wrong_token_and_an_unknown_job_are_told_in_one_line(cluster: LocalCluster, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("0" * 64)
     environment = cluster.environment | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
     wrong = cluster.submit(*RECIPE, env=environment)
@@ -109,7 +110,7 @@ def test_a_wrong_token_and_an_unknown_job_are_told_in_one_line(cluster: Cluster,
 class Terminal:
     """`job.submit` with a terminal of its own."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: LocalCluster) -> None:
         self.terminal, other = pty.openpty()
         ends = {"stdin": other, "stdout": other, "stderr": other, "start_new_session": True}
         program = STOPPING.replace("sleep(4)", "sleep(0.5)")
@@ -144,7 +145,7 @@ def _take_terminal() -> None:
 
 
 @pytest.fixture
-def terminal(cluster: Cluster) -> Iterator[Terminal]:
+def terminal(cluster: LocalCluster) -> Iterator[Terminal]:
     terminal = Terminal(cluster)
     yield terminal
     terminal.process.kill()
@@ -161,7 +162,9 @@ def test_ctrl_c_asks_and_stops_the_job_too_if_that_is_wanted(terminal: Terminal)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("answer", ["\n", "n\n", "\x04", "\x03"])
-def test_ctrl_c_leaves_the_job_running_if_nobody_says_yes(cluster: Cluster, terminal: Terminal, answer: str) -> None:
+def test_ctrl_c_leaves_the_job_running_if_nobody_says_yes(
+    cluster: LocalCluster, terminal: Terminal, answer: str
+) -> None:
     terminal.wait_for("\nbegun\r\n")
     terminal.type("\x03")
     terminal.wait_for("stop the job too? [y/N]")
@@ -176,7 +179,7 @@ def test_ctrl_c_leaves_the_job_running_if_nobody_says_yes(cluster: Cluster, term
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
 def test_without_a_terminal_no_signal_to_who_follows_it_stops_the_job(
-    cluster: Cluster, number: signal.Signals, code: int
+    cluster: LocalCluster, number: signal.Signals, code: int
 ) -> None:
     with cluster.start(*RECIPE, program=STOPPING) as process:
         shown = lines_until(process, "begun\n")
@@ -188,7 +191,7 @@ def test_without_a_terminal_no_signal_to_who_follows_it_stops_the_job(
 
 
 @pytest.mark.slow
-def test_a_job_whose_cluster_stands_still_for_a_while_is_followed_on(cluster: Cluster) -> None:
+def test_a_job_whose_cluster_stands_still_for_a_while_is_followed_on(cluster: LocalCluster) -> None:
     counting = "import time\nfor n in range(160):\n    print('line', n)\n    time.sleep(0.5)"
     with cluster.start(*RECIPE, program=counting) as process:
         shown = lines_until(process, "line 5\n")
@@ -202,7 +205,7 @@ def test_a_job_whose_cluster_stands_still_for_a_while_is_followed_on(cluster: Cl
     assert err.count("it is asked again for 120 seconds\n") == 1
 
 
-def _dashboard(cluster: Cluster) -> int:
+def _dashboard(cluster: LocalCluster) -> int:
     port = cluster.environment["RAY_API_SERVER_ADDRESS"].rpartition(":")[2]
     found = subprocess.run(["pgrep", "-f", f"dashboard.py.*--port={port}"], capture_output=True, text=True, check=True)
     return int(found.stdout.split()[0])

@@ -10,7 +10,7 @@ import pytest
 
 from catdog.storage import Bucket, open_bucket
 from tests.integration.processes import assert_close, past
-from tests.integration.ray_cluster import Job, Nodes
+from tests.integration.ray_nodes import Job, Nodes
 from tests.integration.recording import canonical, recorded
 
 
@@ -35,13 +35,6 @@ def one_node(cluster: Nodes) -> Nodes:
 
 
 @pytest.fixture
-def recipe_file(small_recipe: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "small.toml"
-    path.write_text(small_recipe.read_text())
-    return path
-
-
-@pytest.fixture
 def run(tmp_path: Path) -> Bucket:
     return open_bucket(str(tmp_path / "run"))
 
@@ -54,8 +47,6 @@ def test_workers_under_ray_train_on_the_batches_of_one_process_and_end_where_it_
     told = job.finish()
     assert recorded(job.examples) == canonical(small_data, 4, 16, 40)
     assert_close(run, undisturbed)
-    ours, theirs = (bucket.read("evaluation/test/predictions.csv").decode() for bucket in (run, undisturbed))
-    assert [row.split(",")[0] for row in ours.split()] == [row.split(",")[0] for row in theirs.split()]
     kept = [[name for name in bucket.list() if "tensorboard" not in name] for bucket in (run, undisturbed)]
     assert kept[0] == kept[1], "Ray leaves nothing of its own"
     assert len(re.findall(r"worker \d of", told)) == count
@@ -113,7 +104,7 @@ def test_a_worker_that_has_to_go_commits_first_and_the_run_goes_on_from_there(
     else:
         two_nodes.drain(two_nodes.nodes[0])
     log = job.finish()
-    (step,) = re.findall(r"were asked to stop, and have committed step (\d+)", log)
+    (step,) = re.findall(r"have stopped and committed step (\d+)", log)
     assert int(step) >= 14 and f"going on from step {step}" in log
     assert "worker 0 of 1 on" in log or told == "by a signal"
     assert_close(run, undisturbed)
@@ -145,7 +136,7 @@ def test_without_room_the_job_says_what_is_lacking(two_nodes: Nodes, recipe_file
 def test_whatever_is_killed_the_run_ends_as_if_nothing_had_been(
     two_nodes: Nodes, recipe_file: Path, run: Bucket, undisturbed: Bucket
 ) -> None:
-    words = ("--workers", "2", "--cluster.max_failures", "2")
+    words = ("--workers", "1-2", "--cluster.cpus", "2", "--cluster.max_failures", "2")
     job = Job(two_nodes, recipe_file, run, *words, pause=0.3)
     job.wait_until(past(6))
     os.kill(job.workers()[1], signal.SIGKILL)

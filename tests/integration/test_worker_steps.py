@@ -13,7 +13,7 @@ from catdog.recipe import Data, Model, Optimizer, Phase, Recipe, Run
 from catdog.storage import Bucket
 from catdog.training.state import INITIAL_SCALE
 from tests.integration import worker_steps
-from tests.integration.processes import Cluster
+from tests.integration.processes import TfConfigGroup
 from tests.integration.worker_steps import STEPS, trace
 
 Trace = dict[str, np.ndarray]
@@ -32,7 +32,7 @@ def traces_of_two(recipe: Recipe, folder: Path, *, spoilt: bool = False) -> list
     path.write_text(recipes.to_toml(recipe))
     command = [sys.executable, worker_steps.__file__, str(path), json.dumps(spoilt)]
     outputs = [folder / f"{worker}.npz" for worker in range(2)]
-    with Cluster([[*command, str(output)] for output in outputs], folder) as cluster:
+    with TfConfigGroup([[*command, str(output)] for output in outputs], folder) as cluster:
         assert cluster.wait() == [0, 0], cluster.told(0) + cluster.told(1)
     return [dict(np.load(output)) for output in outputs]
 

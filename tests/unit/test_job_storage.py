@@ -10,7 +10,7 @@ from ray.train.v2._internal.execution.storage import StorageContext
 from catdog.errors import CallerError
 from catdog.recipe import Recipe, Run
 from catdog.storage import open_bucket
-from job.storage import ray_storage, remove_rays_files
+from job.storage import claim, ray_storage, release
 from tests.fake_store import FakeStore
 
 RUN = Recipe(run=Run(uri="gs://bucket/runs/photos"))
@@ -18,11 +18,12 @@ RUN = Recipe(run=Run(uri="gs://bucket/runs/photos"))
 
 @pytest.mark.usefixtures("store")
 def test_ray_keeps_its_notes_in_the_run_and_they_are_removed_from_there() -> None:
+    claim(RUN)
     storage = ray_storage(RUN)
     context = StorageContext(storage["storage_path"], storage["name"], storage["storage_filesystem"])
     assert context.experiment_fs_path == "bucket/runs/photos"
     assert open_bucket(RUN.run.uri).list() == [".validate_storage_marker"]
-    remove_rays_files(RUN)
+    release(RUN)
     assert open_bucket("gs://bucket").list() == []
 
 

@@ -17,7 +17,7 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
-class Cluster:
+class LocalCluster:
     """`infra.cluster` with its state in a folder, and programs that find it."""
 
     def __init__(self, folder: Path) -> None:
