@@ -65,7 +65,7 @@ recipe-and-data:
 	@test -n "$(DATA)" || { echo "say what to train on: make $(MAKECMDGOALS) RECIPE=$(RECIPE) DATA=folder:PATH" >&2; exit 2; }
 
 test: $(SETUP) ## Run the tests that CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(SETUP) ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
