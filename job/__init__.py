@@ -10,7 +10,7 @@ _SETTINGS = {
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # each worker looks for itself, and stops with all others
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's page of training runs
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # Ray then counts the hosts anew; cluster.start_timeout ends it
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # the driver then counts anew what is free; cluster.start_timeout ends it
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 

@@ -28,7 +28,6 @@ from job.control import Control
 from job.storage import claim, ray_storage, release
 from job.worker import work
 
-PROGRAM = "job.train"
 _NOTICE = 30.0
 """Seconds of waiting for room on the cluster after which it is told."""
 
@@ -54,7 +53,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
                     raise
                 if stopped.step > left_at:
                     left_at = stopped.step
-                    say(f"workers have stopped and committed step {left_at}; starting again")
+                    _say(f"workers have stopped and committed step {left_at}; starting again")
                     continue
                 error: Exception = RunError(f"workers have stopped again before step {left_at + 1}")
             except (RunError, HeldError) as failure:
@@ -64,7 +63,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
             failures += 1
             if final or stop.signal is not None or failures > recipe.cluster.max_failures:
                 raise error
-            say(f"{error}; starting again ({failures} of {recipe.cluster.max_failures})")
+            _say(f"{error}; starting again ({failures} of {recipe.cluster.max_failures})")
 
 
 def _attempt(recipe: Recipe, stop: StopRequest) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def _attempt(recipe: Recipe, stop: StopRequest) -> dict[str, Any]:
             if workers < recipe.cluster.bounds[1] and time.monotonic() - looked > recipe.cluster.resize_every:
                 looked = time.monotonic()
                 if more := _room(recipe):
-                    say(f"there is room for {more} more workers, which are taken in after a commit")
+                    _say(f"there is room for {more} more workers, which are taken in after a commit")
                     control.ask_to_stop.remote(signal.SIGTERM)
                     workers = recipe.cluster.bounds[1]
         ended = fit.result().return_value
@@ -117,13 +116,13 @@ def _begun(recipe: Recipe, control: Any, stop: StopRequest) -> tuple[Future[Any]
             if ray.get(control.begun.remote()):
                 return fit, workers
             if stop.signal is not None:
-                say("stopped before the workers had begun")
+                _say("stopped before the workers had begun")
                 sys.exit(128 + stop.signal)
             waited = time.monotonic() - since
             if waited > recipe.cluster.start_timeout:
                 raise FinalError(f"no room within {waited:.0f} s (cluster.start_timeout) {_lacking(recipe)}")
             if waited > _NOTICE and not told:
-                say(f"waiting for room {_lacking(recipe)}")
+                _say(f"waiting for room {_lacking(recipe)}")
                 told = True
         failure = fit.exception()
         if not isinstance(failure, ControllerError) or not isinstance(
@@ -219,7 +218,7 @@ def _cluster(recipe: Recipe) -> Iterator[None]:
         if address not in ("auto", "local"):
             raise CallerError(f"RAY_ADDRESS = {address!r}: no Ray cluster answers there: {one_line(error)}") from None
         cpus = max(os.cpu_count() or 1, recipe.cluster.bounds[1] * recipe.cluster.cpus)
-        say(f"starting Ray on this machine, with room for {cpus} CPUs")
+        _say(f"starting Ray on this machine, with room for {cpus} CPUs")
         os.environ["RAY_GCS_SERVER_PORT"] = port = str(free_port())
         ray.init("local", num_cpus=cpus, logging_level=logging.ERROR, runtime_env=_environment(f"127.0.0.1:{port}"))
     except (ValueError, ray.exceptions.RayError) as error:
@@ -267,5 +266,5 @@ def _in_thread(call: Callable[[], Any]) -> Future[Any]:
     return future
 
 
-def say(text: str) -> None:
-    print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)
+def _say(text: str) -> None:
+    print(f"job.train: {text}", file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ _request: StopRequest | None = None
 
 
 def _listen() -> None:
-    """For the main thread, which alone may handle signals; training has a thread of its own."""
+    """For the main thread."""
     global _request
     _request = _listening.enter_context(listening())
 
@@ -51,6 +51,6 @@ def _watch(control: Any, request: StopRequest) -> None:
                 request.ask(signal.SIGTERM)
         except ray.exceptions.ActorDiedError:
             return  # the driver has ended, and with it this worker
-        except Exception:  # passes
+        except Exception:  # the cluster's own process did not answer; it is asked again
             time.sleep(_DRAIN_POLL)
             asked = control.asked_to_stop.remote()
