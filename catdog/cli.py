@@ -128,8 +128,7 @@ class Train:
     """Fields of the recipe and their new values, filled in by `parse_command`."""
 
     def execute(self) -> int:
-        run = [("run.uri", self.run)] if self.run is not None else []
-        recipe = recipes.override(recipes.load(self.recipe), self.settings + run)
+        recipe = recipes.load(self.recipe, [*self.settings, ("run.uri", self.run)])
         require_places(recipe)
         require_data(recipe)
         import_tensorflow()

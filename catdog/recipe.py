@@ -9,6 +9,7 @@ import re
 import tomllib
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -369,14 +370,18 @@ _KINDS = {str: "text in quotes", int: "a whole number", float: "a number", bool:
 MAY_DIFFER = ("data.uri", "run.uri", "run.strategy", "run.log_every", "checkpoint.", "storage.", "cache.", "cluster.")
 
 
-def load(path: str | Path) -> Recipe:
-    """Read a recipe's TOML file; raises CallerError that names the file and the field."""
+def load(path: str | Path, settings: Sequence[tuple[str, str | None]] = ()) -> Recipe:
+    """A recipe from its TOML file, with those settings put in place that are not None, each a dotted name and a text.
+
+    Raises CallerError that names the file, and the field.
+    """
     try:
-        return parse(Path(path).read_bytes(), str(path))
+        recipe = parse(Path(path).read_bytes(), str(path))
     except FileNotFoundError:
         raise CallerError(f"{path}: there is no such recipe") from None
     except OSError as error:
         raise CallerError(f"{path}: cannot be read: {error.strerror}") from None
+    return override(recipe, [(name, text) for name, text in settings if text is not None])
 
 
 def parse(content: bytes, name: str) -> Recipe:

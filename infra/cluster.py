@@ -5,7 +5,6 @@ It disturbs no other Ray on the machine: its ports, its folder of sockets and it
 
 import argparse
 import contextlib
-import itertools
 import json
 import os
 import random
@@ -18,6 +17,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +27,9 @@ from infra.alone import Refused, alone_in
 
 STATE, TOKEN = "cluster.json", "token"
 PATIENCE = 120.0  # seconds for the nodes to find each other
+LISTENING = "dashboard-agent-listen"
+AGENTS = (LISTENING, "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
+"""Agents of a node whose ports are named, for it waits only 15 seconds to be told of them."""
 OBJECT_STORE = 128 << 20  # bytes of shared memory of each node: the job passes no data through it
 
 
@@ -69,8 +72,9 @@ def up(folder: Path, nodes: int, cpus: int, port: int) -> tuple[Cluster, bool]:
             raise Refused(f"port {port}: is not free; give another --port, or 0 for any that is")
         _forget(folder, cluster)
         _write(folder / TOKEN, secrets.token_hex(32))
-        gcs, client, any_port, *agents = _free_ports(3 + 4 * nodes)
-        dashboard = port or any_port
+        ports = _free_ports()
+        gcs, client, dashboard = next(ports), next(ports), port or next(ports)
+        agents = [{agent: next(ports) for agent in AGENTS} for _ in range(nodes)]
         temporary = tempfile.mkdtemp(prefix="catdog-", dir="/tmp")
         cluster = Cluster(f"http://127.0.0.1:{dashboard}", temporary, [])
         head = ["--head", f"--port={gcs}", f"--ray-client-server-port={client}", f"--dashboard-port={dashboard}"]
@@ -81,10 +85,12 @@ def up(folder: Path, nodes: int, cpus: int, port: int) -> tuple[Cluster, bool]:
         try:
             for number in range(nodes):
                 options = [*(head if number == 0 else other), f"--num-cpus={cpus}", "--num-gpus=0"]
-                process = _start_node(folder, options, agents[4 * number :], _log(folder, number))
+                options += [f"--{agent}-port={its_port}" for agent, its_port in agents[number].items()]
+                process = _start_node(folder, options, _log(folder, number))
                 cluster.nodes.append((process.pid, process.create_time()))
                 _write(folder / STATE, json.dumps(asdict(cluster)))
-            _wait(folder, cluster, agents[::4])
+                # One after the other: a node gives up soon if its head is not there, and on a busy machine that takes long.
+                _wait(folder, cluster, agents[number][LISTENING])
         except BaseException:
             _end(cluster)
             _forget(folder, cluster, logs=False)
@@ -120,11 +126,8 @@ def variables(folder: Path, cluster: Cluster) -> dict[str, str]:
     }
 
 
-def _start_node(folder: Path, options: list[str], ports: list[int], log: Path) -> psutil.Popen:
+def _start_node(folder: Path, options: list[str], log: Path) -> psutil.Popen:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--log-color=false", *options]
-    # Each node has ports of its own. Those of its agents are named, for a node waits only 15 seconds to be told of them.
-    agents = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
-    command += [f"--{agent}-port={port}" for agent, port in zip(agents, ports, strict=False)]
     command += ["--min-worker-port=0", "--max-worker-port=0"]
     command += [f"--object-store-memory={OBJECT_STORE}", "--disable-usage-stats"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
@@ -142,10 +145,11 @@ def _start_node(folder: Path, options: list[str], ports: list[int], log: Path) -
         )
 
 
-def _wait(folder: Path, cluster: Cluster, agents: list[int]) -> None:
-    """Wait until every node has joined and can be given a job; raises Refused if one dies or it takes too long."""
+def _wait(folder: Path, cluster: Cluster, agent: int) -> None:
+    """Wait until all nodes so far have joined and the last can be given a job; raises Refused if one dies or it takes too
+    long."""
     deadline = time.monotonic() + PATIENCE
-    while _joined(folder, cluster) < len(cluster.nodes) or not all(map(_answers, agents)):
+    while _joined(folder, cluster) < len(cluster.nodes) or not _answers(agent):
         for number, (pid, _) in enumerate(cluster.nodes):
             if pid not in (process.pid for process in cluster.alive()):
                 raise Refused(f"a node did not start: {_log(folder, number)} tells why, {_last_line(folder, number)}")
@@ -222,9 +226,9 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_ports() -> Iterator[int]:
     """Ports that are free, and stay so for a while, for the system gives none of them to those who take any."""
-    return list(itertools.islice(filter(_is_free, random.sample(range(20_000, 32_000), 12_000)), count))
+    return filter(_is_free, random.sample(range(20_000, 32_000), 12_000))
 
 
 def _count(text: str) -> int:
@@ -246,31 +250,37 @@ def main() -> int:
     inside.add_argument("words", nargs="+", metavar="-- COMMAND", help="its exit code is given")
     options = parser.parse_args()
     try:
-        if options.command == "down":
+        if options.command == "up":
+            _up(options)
+        elif options.command == "down":
             print("the cluster is down" if down(options.folder) else "no cluster was up")
-        elif options.command == "up":
-            cluster, before = up(options.folder, options.nodes, options.cpus, options.port)
-            for name, value in variables(options.folder, cluster).items():
-                print(f"export {name}={shlex.quote(value)}")
-            print(
-                f"# {'was up already: ' if before else ''}with that, `python -m job.submit` in another terminal finds it;"
-            )
-            print(f"# its dashboard is {cluster.address}, which asks for the token; `make cluster-down` ends it")
         else:
-            cluster_or_none = load(options.folder)
-            if cluster_or_none is None or not cluster_or_none.alive():
-                raise Refused("no cluster is up: `make cluster` starts one")
-            os.environ.pop("RAY_AUTH_TOKEN", None)  # which Ray would prefer to the file
-            os.environ.update(variables(options.folder, cluster_or_none))
-            try:
-                os.execvp(options.words[0], options.words)
-            except OSError as error:
-                raise Refused(f"{options.words[0]}: {error.strerror}") from None
+            _run(options.folder, options.words)
     except Refused as error:
         parser.exit(2, f"infra.cluster: error: {error}\n")
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _up(options: argparse.Namespace) -> None:
+    cluster, before = up(options.folder, options.nodes, options.cpus, options.port)
+    for name, value in variables(options.folder, cluster).items():
+        print(f"export {name}={shlex.quote(value)}")
+    print(f"# {'was up already: ' if before else ''}with that, `python -m job.submit` in another terminal finds it;")
+    print(f"# its dashboard is {cluster.address}, which asks for the token; `make cluster-down` ends it")
+
+
+def _run(folder: Path, words: list[str]) -> None:
+    cluster = load(folder)
+    if cluster is None or not cluster.alive():
+        raise Refused("no cluster is up: `make cluster` starts one")
+    os.environ.pop("RAY_AUTH_TOKEN", None)  # which Ray would prefer to the file
+    os.environ.update(variables(folder, cluster))
+    try:
+        os.execvp(words[0], words)
+    except OSError as error:
+        raise Refused(f"{words[0]}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -24,6 +26,7 @@ from catdog.errors import CallerError, FinalError, HeldError, RunError, one_line
 from catdog.recipe import Recipe
 from catdog.training.signals import Stopped, StopRequest, listening
 from job.backend import TfConfig, free_port
+from job.capacity import Demand, free_workers, gpus_per_worker, lacking, worker_resources
 from job.control import Control
 from job.storage import claim, ray_storage, release
 from job.worker import work
@@ -42,7 +45,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     """
     attempts, failures, left_at = 0, 0, -1
     with _cluster(recipe), listening() as stop:
-        recipe = recipes.override(recipe, [("cluster.gpus", str(_gpus(recipe)))])
+        recipe = recipes.override(recipe, [("cluster.gpus", str(gpus_per_worker(recipe.cluster)))])
         _check_sizes(recipe)
         while True:
             attempts += 1
@@ -71,19 +74,21 @@ def _attempt(recipe: Recipe, stop: StopRequest) -> dict[str, Any]:
     room for more."""
     claim(recipe)
     control: Any = ray.remote(num_cpus=0)(Control).options(label_selector=_here()).remote()
+    demand = Demand(recipe.cluster, recipe.run.uri)
     stop.wake = lambda: control.ask_to_stop.remote(stop.signal)
     if stop.signal is not None:
         stop.wake()
     try:
-        fit, workers = _begun(recipe, control, stop)
-        looked = time.monotonic()
+        fit, workers = _begun(recipe, control, stop, demand)
+        looked, growing = time.monotonic(), False
         while not wait([fit], 1.0).done:
-            if workers < recipe.cluster.bounds[1] and time.monotonic() - looked > recipe.cluster.resize_every:
+            demand.renew(workers)
+            if not growing and time.monotonic() - looked > recipe.cluster.resize_every:
                 looked = time.monotonic()
-                if more := _room(recipe):
+                if more := min(free_workers(recipe.cluster), recipe.cluster.bounds[1] - workers):
                     _say(f"there is room for {more} more workers, which are taken in after a commit")
                     control.ask_to_stop.remote(signal.SIGTERM)
-                    workers = recipe.cluster.bounds[1]
+                    growing = True
         ended = fit.result().return_value
     except WorkerGroupError as error:
         raise cause(error) from None
@@ -95,6 +100,7 @@ def _attempt(recipe: Recipe, stop: StopRequest) -> dict[str, Any]:
         raise RunError("Ray Train's controller has died") from None
     finally:
         ray.kill(control)
+        demand.cancel()
         with contextlib.suppress(RunError, CallerError, OSError):  # what has come of the run counts more
             release(recipe)
     if isinstance(ended, Stopped):
@@ -102,7 +108,7 @@ def _attempt(recipe: Recipe, stop: StopRequest) -> dict[str, Any]:
     return ended
 
 
-def _begun(recipe: Recipe, control: Any, stop: StopRequest) -> tuple[Future[Any], int]:
+def _begun(recipe: Recipe, control: Any, stop: StopRequest, demand: Demand) -> tuple[Future[Any], int]:
     """Ray Train's result to come, of workers that have begun, and their number.
 
     Raises FinalError when the cluster has no room for `cluster.start_timeout`.
@@ -110,9 +116,11 @@ def _begun(recipe: Recipe, control: Any, stop: StopRequest) -> tuple[Future[Any]
     since, told = time.monotonic(), False
     fewest, most = recipe.cluster.bounds
     while True:
-        workers = min(max(_room(recipe), fewest), most)
+        free = free_workers(recipe.cluster)
+        workers = min(max(free, fewest), most)
         fit = _in_thread(_trainer(recipe, control, workers).fit)
         while not wait([fit], 1.0).done:
+            demand.renew(workers)
             if ray.get(control.begun.remote()):
                 return fit, workers
             if stop.signal is not None:
@@ -120,9 +128,9 @@ def _begun(recipe: Recipe, control: Any, stop: StopRequest) -> tuple[Future[Any]
                 sys.exit(128 + stop.signal)
             waited = time.monotonic() - since
             if waited > recipe.cluster.start_timeout:
-                raise FinalError(f"no room within {waited:.0f} s (cluster.start_timeout) {_lacking(recipe)}")
-            if waited > _NOTICE and not told:
-                _say(f"waiting for room {_lacking(recipe)}")
+                raise FinalError(f"no room within {waited:.0f} s (cluster.start_timeout) {lacking(recipe.cluster)}")
+            if waited > _NOTICE and free < fewest and not told:
+                _say(f"waiting for room {lacking(recipe.cluster)}")
                 told = True
         failure = fit.exception()
         if not isinstance(failure, ControllerError) or not isinstance(
@@ -145,24 +153,11 @@ def _trainer(recipe: Recipe, control: Any, workers: int) -> DataParallelTrainer:
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=recipe.cluster.gpus > 0,
-            resources_per_worker=_resources(recipe),
+            resources_per_worker=worker_resources(recipe.cluster),
             placement_strategy=recipe.cluster.placement,
         ),
         run_config=run_config,
     )
-
-
-def _resources(recipe: Recipe) -> dict[str, float]:
-    """What Ray reserves for each worker."""
-    return {"CPU": recipe.cluster.cpus, "GPU": recipe.cluster.gpus}
-
-
-def _gpus(recipe: Recipe) -> int:
-    """GPUs of a worker: those asked for, or as many as each host has that has any."""
-    if recipe.cluster.gpus >= 0:
-        return recipe.cluster.gpus
-    counts = [int(host["Resources"].get("GPU", 0)) for host in ray.nodes() if host["Alive"]]
-    return min(filter(None, counts), default=0)
 
 
 def _check_sizes(recipe: Recipe) -> None:
@@ -172,22 +167,6 @@ def _check_sizes(recipe: Recipe) -> None:
         raise CallerError(f"run.strategy = {recipe.run.strategy!r}: must be 'auto' among several workers")
     for workers in range(fewest, most + 1):
         check_replicas(recipe, workers * max(recipe.cluster.gpus, 1))
-
-
-def _room(recipe: Recipe) -> int:
-    """For how many more workers there is room on the cluster now."""
-    needed = {kind: count for kind, count in _resources(recipe).items() if count}
-    going = ray._private.state.state.get_draining_nodes()
-    hosts = [free for host, free in ray._private.state.available_resources_per_node().items() if host not in going]
-    return sum(min(int(free.get(kind, 0) // count) for kind, count in needed.items()) for free in hosts)
-
-
-def _lacking(recipe: Recipe) -> str:
-    """What of the cluster the workers need, and what there is."""
-    need = f"for {recipe.cluster.bounds[0]} workers with {recipe.cluster.cpus} CPUs and {recipe.cluster.gpus} GPUs each"
-    total, free = ray.cluster_resources(), ray.available_resources()
-    there = (f"{free.get(kind, 0):.0f} of {total.get(kind, 0):.0f} {kind}s are free" for kind in ("CPU", "GPU"))
-    return f"{need}: {', '.join(there)}"
 
 
 def cause(error: WorkerGroupError) -> Exception:
@@ -213,6 +192,7 @@ def _cluster(recipe: Recipe) -> Iterator[None]:
     try:
         if address == "local":
             raise ConnectionError
+        _require_answer(address)
         ray.init(address, logging_level=logging.ERROR, runtime_env=_environment(address))
     except ConnectionError as error:
         if address not in ("auto", "local"):
@@ -220,6 +200,7 @@ def _cluster(recipe: Recipe) -> Iterator[None]:
         cpus = max(os.cpu_count() or 1, recipe.cluster.bounds[1] * recipe.cluster.cpus)
         _say(f"starting Ray on this machine, with room for {cpus} CPUs")
         os.environ["RAY_GCS_SERVER_PORT"] = port = str(free_port())
+        os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"  # for a page of a dashboard that nobody is told of
         ray.init("local", num_cpus=cpus, logging_level=logging.ERROR, runtime_env=_environment(f"127.0.0.1:{port}"))
     except (ValueError, ray.exceptions.RayError) as error:
         raise CallerError(f"RAY_ADDRESS = {address!r}: {one_line(error)}") from None
@@ -230,6 +211,15 @@ def _cluster(recipe: Recipe) -> Iterator[None]:
         raise RunError(f"Ray: {one_line(error)}") from error
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raises ConnectionError if an address of the form HOST:PORT is one where nothing listens; Ray would try for minutes."""
+    if found := re.fullmatch(r"\[?([\w.:-]+?)\]?:(\d+)", address):
+        try:
+            socket.create_connection((found[1], int(found[2])), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise ConnectionError(one_line(error)) from None
 
 
 def _environment(address: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ray.job_submission import JobDetails
 
 from catdog.errors import INTERRUPTED, RunError
-from job.jobs import Away, Jobs, job_exit_code
+from job.jobs import Jobs, Unreachable, job_exit_code
 from job.printing import ending
 
 PATIENCE = 120.0  # seconds that the cluster may be away
@@ -30,7 +30,7 @@ class Following:
     def to_the_end(self) -> JobDetails:
         """Show what is written until the job has ended; broken off by Ctrl-C, it may be called again and goes on.
 
-        Raises CallerError for a job that the cluster does not know, and Away if the cluster stays away.
+        Raises CallerError for a job that the cluster does not know, and Unreachable if the cluster stays away.
         """
         return asyncio.run(self._follow())
 
@@ -45,7 +45,7 @@ class Following:
                 if job.status.is_terminal():
                     return job
                 self._heard, told = time.monotonic(), False
-            except Away as away:
+            except Unreachable as away:
                 if time.monotonic() - self._heard > PATIENCE:
                     raise
                 if not told:
@@ -89,7 +89,7 @@ def follow(jobs: Jobs, job_id: str) -> int:
         _tell(f"to follow it: python -m job.submit logs {job_id} --follow --address {jobs.address}")
         _tell(f"to stop it:   python -m job.submit stop {job_id} --address {jobs.address}")
         return INTERRUPTED
-    except Away as away:
+    except Unreachable as away:
         again = f"`python -m job.submit logs {job_id} --follow --address {jobs.address}`"
         raise RunError(f"{away}; the job may go on: {again} follows it again") from None
     print("" if following.last == "\n" else "\n", end="", flush=True)

@@ -25,7 +25,7 @@ _TIMEOUT = (10, 60)  # seconds to connect, and between two bytes of an answer
 _HEARTBEAT = 60.0  # seconds after which a connection is asked whether it is still there
 
 
-class Away(RunError):
+class Unreachable(RunError):
     """A cluster that does not answer; it may come back."""
 
 
@@ -59,7 +59,7 @@ class Jobs:
     """The jobs of the cluster whose dashboard has this address.
 
     Raises CallerError, here if the cluster cannot be reached, and later for a job that is unknown to it or a request
-    that it refuses; Away if it does not answer any more.
+    that it refuses; Unreachable if it does not answer any more.
     """
 
     def __init__(self, address: str) -> None:
@@ -144,10 +144,10 @@ class Jobs:
                 raise CallerError(self._unknown(job_id)) from None
             why = str(error)[status.end() :].strip(" .\n").rpartition("\n")[2] or f"HTTP status {status[1]}"
             if status[1].startswith("5"):
-                raise Away(f"{self.address}: the cluster is in trouble: {why}") from None
+                raise Unreachable(f"{self.address}: the cluster is in trouble: {why}") from None
             raise CallerError(f"{self.address}: the cluster refuses: {why}") from None
         except (requests.RequestException, ConnectionError, aiohttp.ClientError, TimeoutError):
-            raise Away(f"{self.address}: the cluster does not answer") from None
+            raise Unreachable(f"{self.address}: the cluster does not answer") from None
 
     def _unknown(self, job_id: str) -> str:
         return f"{job_id}: there is no such job at {self.address}; `python -m job.submit status` lists all"

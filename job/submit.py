@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, UseAppendAction, arg
 
 from catdog import recipe as recipes
-from catdog.arguments import parse_command
-from catdog.errors import DONE, exit_code
+from catdog.arguments import hint, parse_command
+from catdog.errors import DONE, CallerError, exit_code
 from catdog.places import absolute, require_places
 from job import working_dir as staging
 
@@ -61,9 +61,7 @@ class Submit:
     """Fields of the recipe and their new values, filled in by `parse_command`."""
 
     def execute(self) -> int:
-        options = [("cluster.workers", self.workers), ("run.uri", self.run)]
-        settings = self.settings + [(name, text) for name, text in options if text is not None]
-        recipe = recipes.override(recipes.load(self.recipe), settings)
+        recipe = recipes.load(self.recipe, [*self.settings, ("cluster.workers", self.workers), ("run.uri", self.run)])
         require_places(recipe)
         recipe = absolute(recipe)
         env = staging.named(self.env, os.environ)
@@ -155,6 +153,8 @@ def parse(arguments: list[str]) -> Submit | Status | Logs | Stop:
     name = arguments[0] if arguments else "--help"
     if name in COMMANDS:
         return parse_command(COMMANDS[name], name, f"{PROGRAM} {name}", arguments[1:])
+    if (near := hint(name, list(COMMANDS))).startswith("did you mean") and not Path(name).exists():
+        raise CallerError(f"{name!r} is neither a command nor a recipe: {near}")
     return parse_command(Submit, "job.submit", PROGRAM, arguments or ["--help"])
 
 

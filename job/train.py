@@ -39,9 +39,7 @@ class Train:
     """Fields of the recipe and their new values, filled in by `parse_command`."""
 
     def execute(self) -> int:
-        short = (("cluster.workers", self.workers), ("run.uri", self.run))
-        settings = self.settings + [(name, value) for name, value in short if value is not None]
-        recipe = recipes.override(recipes.load(self.recipe), settings)
+        recipe = recipes.load(self.recipe, [*self.settings, ("cluster.workers", self.workers), ("run.uri", self.run)])
         require_places(recipe)
         recipe = absolute(recipe)
         require_data(recipe)

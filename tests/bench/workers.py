@@ -3,8 +3,8 @@
 Usage: python -m tests.bench.workers PHOTOS [--rounds 3]
 Two workers of one core each stand against one process of two, and against two processes that train on half a batch each
 with nothing to exchange. Prints ratios of images a second in each phase, the median of the rounds. Ray's own processes
-take their part of this machine's cores even when they have nothing to do; so the workers started by hand are timed
-without them, and again beside an idle Ray.
+take their part of this machine's cores however little they do; so the workers are also timed on one core, with the other
+left to Ray.
 """
 
 import argparse
@@ -16,9 +16,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from catdog.data.prepare import prepare
 from catdog.storage import Bucket, open_bucket
+from job.worker import work
 from tests.integration.processes import TfConfigGroup
 
 RECIPE = """
@@ -39,6 +41,15 @@ epochs = 2
 learning_rate = 3e-5
 unfreeze = "all"
 """
+SPARING_THE_FIRST_CORE = """
+import os
+from job import driver, train
+from tests.bench import workers
+os.sched_setaffinity(0, {1})
+driver.work = workers.work_on_first_core
+train.main()
+"""
+"""A program that is `python -m job.train`, with the workers on the first core and all else of Ray's on the second."""
 BATCH = 64
 WARM = 2
 """Lines of metrics of a phase that are not counted."""
@@ -58,12 +69,13 @@ def main() -> None:
         prepare(f"folder:{arguments.photos}", data)
         whole, half = (_recipe(folder, data, batch) for batch in (BATCH, BATCH // 2))
         ways: dict[str, Callable[[Bucket], None]] = {
-            "one process": lambda run: _one(whole, run, "0,1"),
+            "one process": lambda run: _one(whole, run),
             "halves": lambda run: _two_alone(half, run),
             "pinned": lambda run: _by_hand(whole, run, "0", "1"),
             "by hand": lambda run: _by_hand(whole, run, "0,1", "0,1"),
-            "beside Ray": lambda run: _beside_ray(whole, run),
-            "under Ray": lambda run: _under_ray(whole, run),
+            "under Ray": lambda run: _under_ray(whole, run, "-m", "job.train"),
+            "by hand, one core": lambda run: _by_hand(whole, run, "0", "0"),
+            "under Ray, one core": lambda run: _under_ray(whole, run, "-c", SPARING_THE_FIRST_CORE),
         }
         rounds = []
         for number in range(arguments.rounds):
@@ -72,7 +84,7 @@ def main() -> None:
                 run = open_bucket(str(folder / f"{name.replace(' ', '-')}-{number}"))
                 train(run)
                 speeds[name] = _speeds(run)
-                print(f"{number} {name:11} {_shown(speeds[name])}", file=sys.stderr, flush=True)
+                print(f"{number} {name:19} {_shown(speeds[name])}", file=sys.stderr, flush=True)
             rounds.append(speeds)
         for phase in ("frozen", "finetune"):
 
@@ -82,7 +94,7 @@ def main() -> None:
                 print(f"{phase:9} {what}: {spread}", flush=True)
 
             tell("step time under Ray / by hand", lambda s: s["by hand"] / s["under Ray"])
-            tell("step time under Ray / by hand beside an idle Ray", lambda s: s["beside Ray"] / s["under Ray"])
+            tell("the same, Ray on a core of its own", lambda s: s["by hand, one core"] / s["under Ray, one core"])
             tell("speed of two workers of a core each / of one process", lambda s: s["pinned"] / s["one process"])
             tell("share of a worker's time in the exchange", lambda s: 1 - s["pinned"] / (2 * s["halves"]))
 
@@ -93,8 +105,8 @@ def _recipe(folder: Path, data: Bucket, batch: int) -> Path:
     return path
 
 
-def _one(recipe: Path, run: Bucket, cores: str) -> None:
-    subprocess.run(_pinned(cores, "catdog", recipe, run), check=True, capture_output=True)
+def _one(recipe: Path, run: Bucket) -> None:
+    subprocess.run(_pinned("0,1", "catdog", recipe, run), check=True, capture_output=True)
 
 
 def _two_alone(recipe: Path, run: Bucket) -> None:
@@ -112,18 +124,18 @@ def _by_hand(recipe: Path, run: Bucket, *cores: str) -> None:
             raise SystemExit(workers.told(0) + workers.told(1))
 
 
-def _beside_ray(recipe: Path, run: Bucket) -> None:
-    idle = "import ray, sys; ray.init('local', logging_level='ERROR'); print(flush=True); sys.stdin.read()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([sys.executable, "-c", idle], **pipes) as ray:
-        ray.stdout.readline()
-        _by_hand(recipe, run, "0,1", "0,1")
-        ray.stdin.close()
+def _under_ray(recipe: Path, run: Bucket, *program: str) -> None:
+    words = [sys.executable, *program, str(recipe), "--run", run.uri, "--workers", "2"]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"RAY_ADDRESS": "local"})
+    if done.returncode:
+        raise SystemExit(done.stderr)
 
 
-def _under_ray(recipe: Path, run: Bucket) -> None:
-    words = [sys.executable, "-m", "job.train", str(recipe), "--run", run.uri, "--workers", "2"]
-    subprocess.run(words, check=True, capture_output=True, env=os.environ | {"RAY_ADDRESS": "local"})
+def work_on_first_core(config: dict[str, Any]) -> Any:
+    """What each worker does there."""
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), {0})
+    return work(config)
 
 
 def _pinned(cores: str, module: str, recipe: Path, run: Bucket) -> list[str]:

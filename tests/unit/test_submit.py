@@ -17,7 +17,7 @@ from catdog.errors import CallerError, RunError
 from catdog.recipe import Data, Recipe, Run
 from job import follow, submit, working_dir
 from job.follow import Following
-from job.jobs import Away, dashboard, job_exit_code
+from job.jobs import Unreachable, dashboard, job_exit_code
 from job.printing import print_job, print_jobs
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +45,7 @@ def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ("arguments", "told"),
     [
         (["nowhere.toml"], "nowhere.toml: there is no such recipe"),
+        (["statu"], "did you mean status?"),
         ([QUICKSTART, "--data.uri="], "data.uri is empty: name its place with --data.uri"),
         ([QUICKSTART, "--run", ""], "run.uri is empty: name its place with --run"),
         ([QUICKSTART, "--run", "s3://bucket/run"], "s3:// is not supported"),
@@ -243,7 +244,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
 
 def test_a_log_whose_connections_break_is_shown_once(at_once: list[float]) -> None:
-    away = Away("the cluster does not answer")
+    away = Unreachable("the cluster does not answer")
     cluster = Connections(
         ["one\n", "tw", away],
         [away],
@@ -261,7 +262,7 @@ def test_a_log_whose_connections_break_is_shown_once(at_once: list[float]) -> No
 
 def test_a_cluster_that_stays_away_is_given_up(at_once: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "PATIENCE", -1)
-    cluster = Connections(["one\n"], [Away("the cluster does not answer")])
+    cluster = Connections(["one\n"], [Unreachable("the cluster does not answer")])
     cluster.address = "http://head:8265"
     with pytest.raises(RunError, match=r"the job may go on: `python -m job.submit logs an_id --follow"):
         follow.follow(cluster, "an_id")
