@@ -10,12 +10,20 @@ BUCKET = bucket
 BIN := .venv/bin
 # Where the driver of an NVIDIA GPU answers, TensorFlow comes with CUDA.
 LOCK := $(if $(shell nvidia-smi -L 2>/dev/null),requirements-gpu.lock,requirements.lock)
+LOCKED := $(LOCK) requirements-dev.lock
 SETUP := .venv/.set-up-from-$(LOCK)
-# uv from the PATH, else from .venv; it works on .venv in either case.
-UV := PATH="$$PATH:$(CURDIR)/$(BIN)" VIRTUAL_ENV="$(CURDIR)/.venv" uv
+INFRA := .venv-infra/.set-up
+IMAGE ?= catdog
+ACCELERATOR ?= cpu
+BUILDER = $(shell docker info >/dev/null 2>&1 && echo docker || echo buildah)
+BUILD_docker := docker build
+BUILD_buildah := buildah bud --format docker --isolation chroot --layers
+# uv from the PATH, else from .venv, at work on the environment that is named.
+uv_on = PATH="$$PATH:$(CURDIR)/$(BIN)" VIRTUAL_ENV="$(CURDIR)/$(1)" uv
+UV := $(call uv_on,.venv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-local recipe-and-data bucket train-bucket cluster submit cluster-down test test-slow lint bench tensorboard lock clean
+.PHONY: help setup train-local recipe-and-data bucket train-bucket cluster submit cluster-down test test-slow image image-test check-infra audit lint bench tensorboard lock clean
 
 help: ## Show what there is
 	@echo 'make TARGET, where TARGET is one of'
@@ -24,14 +32,14 @@ help: ## Show what there is
 setup: $(SETUP) ## Bring everything into .venv
 	@echo "All is in .venv."
 
-$(SETUP): $(LOCK) pyproject.toml
+$(SETUP): $(LOCKED) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || \
 	  { echo "$(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing); Python 3.11, 3.12 or 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
 	@echo "Setting up .venv from $(LOCK); this takes minutes the first time."
 	@$(PYTHON) -m venv .venv >.venv.log 2>&1 || \
 	  { tail -n 3 .venv.log >&2; rm -f .venv.log; exit 2; }; rm -f .venv.log
 	@$(UV) --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(UV) pip sync --quiet --require-hashes $(LOCK)
+	@$(UV) pip sync --quiet --require-hashes $(LOCKED)
 	@$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@rm -f .venv/.set-up-from-* && touch $@
 
@@ -70,6 +78,26 @@ test: $(SETUP) ## Run the tests that CI runs
 test-slow: $(SETUP) ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
+image: ## Build the container image with docker or buildah: [IMAGE=catdog] [ACCELERATOR=gpu] [BASE=...] [ARGS=...]
+	@command -v $(BUILDER) >/dev/null || { echo "neither a docker that answers nor buildah is here: apt-get install buildah" >&2; exit 2; }
+	$(BUILD_$(BUILDER)) $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg ACCELERATOR=$(ACCELERATOR) \
+	  --build-arg VERSION=$(shell git describe --always --dirty 2>/dev/null || echo unknown) --tag $(IMAGE) $(ARGS) .
+
+image-test: $(SETUP) ## Build the image and run it, alone and as a cluster of two containers; needs podman and root
+	$(BIN)/python -m pytest tests/image
+
+check-infra: $(SETUP) $(INFRA) ## Check Dockerfile, Kubernetes, Terraform, workflows, scripts
+	$(BIN)/python -m pytest tests/infra
+
+audit: $(INFRA) ## Look for known holes in the packages of the image; needs the internet
+	.venv-infra/bin/pip-audit --disable-pip --require-hashes --strict --requirement requirements.lock
+	.venv-infra/bin/pip-audit --disable-pip --require-hashes --strict --requirement requirements-gpu.lock
+
+$(INFRA): requirements-infra.lock $(SETUP)
+	@$(BIN)/python -m venv .venv-infra
+	@$(call uv_on,.venv-infra) pip sync --quiet --require-hashes requirements-infra.lock
+	@touch $@
+
 lint: $(SETUP) ## Check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -85,12 +113,15 @@ bench: $(SETUP) ## Measure the job, streaming, workers, as ratios, and the recov
 tensorboard: $(SETUP) ## Show the runs in a browser
 	$(BIN)/tensorboard --logdir bucket/runs
 
+COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
 lock: $(SETUP) ## Resolve the dependencies anew, to their newest versions
-	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --extra dev pyproject.toml --output-file requirements.lock
-	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --extra dev --extra gpu pyproject.toml --output-file requirements-gpu.lock
+	$(COMPILE) pyproject.toml --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra gpu --constraint requirements.lock --output-file requirements-gpu.lock
+	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) --group infra --output-file requirements-infra.lock
+	$(COMPILE) --group launcher --constraint requirements.lock --output-file infra/ray-head/requirements.lock
 
 clean: ## Remove .venv and caches; data and runs in bucket/ stay
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-infra .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

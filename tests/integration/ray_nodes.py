@@ -1,18 +1,21 @@
 """A real Ray cluster of several nodes on this machine, which come and go, and jobs on it."""
 
 import contextlib
+import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
+import ray
 import requests
 from ray.cluster_utils import Cluster
 
 from catdog.storage import Bucket
+from job.backend import free_port
+from job.node import leave
 from tests.integration.processes import Process
 
 DRIVER = """
@@ -39,6 +42,10 @@ class Nodes:
     def __exit__(self, *_: object) -> None:
         self.cluster.shutdown()
 
+    @property
+    def address(self) -> str:
+        return self.cluster.address
+
     def be(self, count: int) -> None:
         """Have so many nodes for workers."""
         while len(self.nodes) > count:
@@ -54,12 +61,11 @@ class Nodes:
         self.cluster.remove_node(node, allow_graceful=False)
         self.nodes.remove(node)
 
-    def drain(self, node: Any) -> None:
-        """As a cloud tells of a host that it is about to take away."""
-        words = ["--address", self.cluster.address, "--node-id", node.node_id, "--deadline-remaining-seconds", "60"]
-        words += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "preempted"]
-        subprocess.run([Path(sys.executable).with_name("ray"), "drain-node", *words], check=True, capture_output=True)
-        self.nodes.remove(node)
+    def leave(self, node: Any) -> None:
+        """As a pod ends that Kubernetes takes away: what trains there is asked to go first, and goes."""
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        assert leave(raylet, within=60)
+        self.kill(node)
 
     def replace(self) -> None:
         """One host dies and another comes."""
@@ -84,13 +90,56 @@ class Nodes:
         ]
 
 
+class Autoscaled:
+    """A cluster whose head has no CPU, and whose autoscaler brings nodes of two CPUs when they are asked for, and takes
+    them away when they are idle."""
+
+    def __init__(self, folder: Path, most: int) -> None:
+        self.address = f"{ray.util.get_node_ip_address()}:{free_port()}"
+        nodes = {
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "worker": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": most},
+        }
+        provider = {"type": "fake_multinode", "gcs_address": self.address}
+        provider |= dict.fromkeys(("use_node_id_as_ip", "disable_node_updaters", "disable_launch_config_check"), True)
+        config = {"cluster_name": "test", "max_workers": most, "idle_timeout_minutes": 0.1, "provider": provider}
+        config |= {"available_node_types": nodes, "head_node_type": "ray.head.default", "upscaling_speed": 1.0}
+        config |= {"file_mounts": {}, "docker": {}, "auth": {}, "cluster_synced_files": []}
+        config |= {f"{what}_commands": [] for what in ("setup", "initialization", "head_setup", "worker_setup")}
+        config |= {"head_start_ray_commands": [], "worker_start_ray_commands": []}
+        path = folder / "autoscaler.json"
+        path.write_text(json.dumps(config))
+        words = ["start", "--head", "--block", "--num-cpus=0", f"--port={self.address.rpartition(':')[2]}"]
+        words += [f"--autoscaling-config={path}", "--include-dashboard=false", "--disable-usage-stats"]
+        words += ["--dashboard-agent-listen-port=0"]
+        environment = os.environ | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        with open(folder / "head.log", "wb") as log:
+            command = [sys.executable, "-m", "ray.scripts.scripts", *words]
+            self._head = psutil.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def __enter__(self) -> "Autoscaled":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        processes = [*self._head.children(recursive=True), self._head]
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=10)
+
+    def nodes(self) -> int:
+        """Nodes for workers that there are now."""
+        raylets = [each for each in self._head.children(recursive=True) if each.name() == "raylet"]
+        return len(raylets) - 1
+
+
 class Job(Process):
     """`python -m job.train` on a cluster, whose workers write down the examples that they see."""
 
-    def __init__(self, nodes: Nodes, recipe: Path, run: Bucket, *settings: str, pause: float = 0.0) -> None:
+    def __init__(self, address: str, recipe: Path, run: Bucket, *settings: str, pause: float = 0.0) -> None:
         self.examples = recipe.parent / "examples"
         command = [sys.executable, "-c", DRIVER, str(self.examples), str(pause)]
-        environment = os.environ | {"RAY_ADDRESS": nodes.cluster.address, "RAY_AUTH_MODE": "disabled"}
+        environment = os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
         super().__init__(recipe, run, *settings, command=command, environment=environment)
 
     def workers(self) -> dict[int, int]:
