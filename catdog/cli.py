@@ -5,22 +5,21 @@ import math
 import sys
 import typing
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
-from catdog import recipe as recipes
-from catdog.arguments import hint, parse_command
+from catdog import __version__
+from catdog.command.arguments import hint, parse_command
+from catdog.command.locations import require_data, require_places
+from catdog.command.printing import as_json, print_evaluation, print_manifest, print_pulled, print_runs, shown
+from catdog.command.quiet_tensorflow import import_tensorflow
 from catdog.data.shards import CLASSES, SKIPPED, load_manifest
-from catdog.errors import DONE, FAILED, CallerError, exit_code
-from catdog.places import require_data, require_places
-from catdog.printing import as_json, print_evaluation, print_manifest, print_pulled, print_runs, shown
-from catdog.quiet import import_tensorflow
-from catdog.recipe import Cache
-from catdog.run import REPORT, evaluated_on, evaluation, finished_recipe
+from catdog.errors import DONE, FAILED, CallerError, exit_code, signalled
+from catdog.recipe import Cache, load_recipe
+from catdog.runs.folder import REPORT, evaluated_on, evaluation, finished_recipe
 from catdog.storage import Folder, open_bucket
 
 DESCRIPTION = """Train a cat/dog classifier by transfer learning: the same run on a laptop or a cluster.
@@ -128,7 +127,7 @@ class Train:
     """Fields of the recipe and their new values, filled in by `parse_command`."""
 
     def execute(self) -> int:
-        recipe = recipes.load(self.recipe, [*self.settings, ("run.uri", self.run)])
+        recipe = load_recipe(self.recipe, [*self.settings, ("run.uri", self.run)])
         require_places(recipe)
         require_data(recipe)
         import_tensorflow()
@@ -139,7 +138,7 @@ class Train:
             metrics = train(recipe)
         except Stopped as stopped:
             print(f"catdog: {stopped}; the same command goes on from there", file=sys.stderr)
-            return 128 + stopped.number
+            return signalled(stopped.number)
         if metrics is not None:
             print_evaluation(metrics)
             print(f"report {recipe.run.uri}/{REPORT}")
@@ -221,7 +220,7 @@ class Runs:
     """Folder, or gs://bucket/prefix, to search at any depth."""
 
     def execute(self) -> int:
-        from catdog.runs import find_runs
+        from catdog.runs.listing import find_runs
 
         bucket = open_bucket(self.bucket_uri)
         runs = find_runs(bucket)
@@ -252,7 +251,7 @@ class Pull:
     """Checkpoint to bring: the best by validation loss, the newest, or that of a step."""
 
     def execute(self) -> int:
-        from catdog.pull import pull
+        from catdog.runs.pull import pull
 
         run, folder = open_bucket(self.run), open_bucket(self.folder)
         if not isinstance(folder, Folder):
@@ -282,7 +281,7 @@ def parse(arguments: list[str]) -> Command:
     """The command that is asked for; raises CallerError, or SystemExit(0) once help or the version has been printed."""
     name = arguments[0] if arguments else "--help"
     if name == "--version":
-        print(f"catdog {metadata.version('catdog')}")
+        print(f"catdog {__version__}")
         raise SystemExit(0)
     if name not in (*COMMANDS, "-h", "--help"):
         raise CallerError(f"{name!r} is not a command: {hint(name, list(COMMANDS))}")

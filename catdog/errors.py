@@ -1,9 +1,10 @@
 """The exceptions that a command turns into a single line, and the exit codes of all commands."""
 
+import difflib
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -30,6 +31,17 @@ class FinalError(RunError):
 def one_line(error: Exception) -> str:
     """An error's message with its line breaks taken out, or its type's name if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def did_you_mean(word: object, known: Iterable[str], show: Callable[[str], str] = str, cutoff: float = 0.6) -> str:
+    """`did you mean NAME?`, with the known name that is most like a word as `show` writes it; empty where none is like it."""
+    near = difflib.get_close_matches(str(word), list(known), 1, cutoff)
+    return f"did you mean {show(near[0])}?" if near else ""
+
+
+def signalled(number: int) -> int:
+    """The exit code of a process that was asked to end by the signal of this number, as shells tell it."""
+    return 128 + number
 
 
 def exit_code(program: str, command: Callable[[], int]) -> int:

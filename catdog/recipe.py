@@ -1,27 +1,37 @@
 """`Recipe`: every setting of a run, as frozen dataclasses read from TOML, each value checked where it is set."""
 
 import dataclasses
-import difflib
-import hashlib
-import json
 import math
 import re
 import tomllib
 import types
 import typing
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
 
-from catdog.errors import CallerError
+from catdog import __version__
+from catdog.errors import CallerError, did_you_mean
 
 
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:
     if not holds:
         raise CallerError(f"{name} = {value!r}: must be {allowed}")
+
+
+def _meant(value: object, allowed: Iterable[str]) -> str:
+    return f" ({hint})" if (hint := did_you_mean(value, allowed, repr)) else ""
+
+
+def added(default: Any, *, before: Any) -> Any:
+    """The default of a field that came later, and the value that means what versions without the field did.
+
+    It is needed only where the two differ. A run that was begun without the field goes on with `before`.
+    """
+    return field(default=default, metadata={"before": before})
 
 
 @dataclass(frozen=True)
@@ -102,9 +112,12 @@ class Model:
         return self.weights == "none"
 
     def __post_init__(self) -> None:
-        near = difflib.get_close_matches(self.backbone, BACKBONES, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        _require(self.backbone in BACKBONES, "model.backbone", self.backbone, f"one of {', '.join(BACKBONES)}{hint}")
+        _require(
+            self.backbone in BACKBONES,
+            "model.backbone",
+            self.backbone,
+            f"one of {', '.join(BACKBONES)}{_meant(self.backbone, BACKBONES)}",
+        )
         _require(
             self.weights != "bundled" or self.backbone == "EfficientNetB0",
             "model.weights",
@@ -310,7 +323,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All settings of a run. Read one with `load`, change one with `override`, write one with `to_toml`."""
+    """All settings of a run. Read one with `load_recipe`, change one with `override`, write one with `to_toml`."""
 
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
@@ -323,6 +336,8 @@ class Recipe:
     cache: Cache = field(default_factory=Cache)
     cluster: Cluster = field(default_factory=Cluster)
     run: Run = field(default_factory=Run)
+    unset: frozenset[str] = frozenset()
+    """No setting: dotted names of the fields with a `before` that nobody has set. A run has them as it was begun."""
 
     def __post_init__(self) -> None:
         names = [phase.name for phase in self.phases]
@@ -366,17 +381,20 @@ class Recipe:
 
 _KINDS = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
 
+VERSION = "catdog"
+"""The key of a recipe's file under which the version of catdog that wrote it stands."""
+
 # What may differ between the parts of one run, for it changes where and how the run is done, not what it computes.
 MAY_DIFFER = ("data.uri", "run.uri", "run.strategy", "run.log_every", "checkpoint.", "storage.", "cache.", "cluster.")
 
 
-def load(path: str | Path, settings: Sequence[tuple[str, str | None]] = ()) -> Recipe:
+def load_recipe(path: str | Path, settings: Sequence[tuple[str, str | None]] = ()) -> Recipe:
     """A recipe from its TOML file, with those settings put in place that are not None, each a dotted name and a text.
 
     Raises CallerError that names the file, and the field.
     """
     try:
-        recipe = parse(Path(path).read_bytes(), str(path))
+        recipe = parse_recipe(Path(path).read_bytes(), str(path))
     except FileNotFoundError:
         raise CallerError(f"{path}: there is no such recipe") from None
     except OSError as error:
@@ -384,16 +402,30 @@ def load(path: str | Path, settings: Sequence[tuple[str, str | None]] = ()) -> R
     return override(recipe, [(name, text) for name, text in settings if text is not None])
 
 
-def parse(content: bytes, name: str) -> Recipe:
-    """A recipe from what its file, of this name, holds; raises CallerError that names the file and the field."""
+def parse_recipe(content: bytes, name: str, *, of_run: bool = False) -> Recipe:
+    """A recipe from what its file, of this name, holds; raises CallerError that names the file and the field.
+
+    The recipe of a run has every field that there was when the run was begun; with `of_run` those that it lacks take the
+    value that means what was done then.
+    """
     try:
         table = tomllib.loads(content.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CallerError(f"{name}: is not a recipe in TOML: {error}") from None
+    return from_table(table, name, of_run=of_run)
+
+
+def from_table(table: Mapping[str, Any], name: str, *, of_run: bool = False) -> Recipe:
+    """As `parse_recipe`, from the nested tables of the file."""
+    version = table.get(VERSION, __version__)
+    table = {key: value for key, value in table.items() if key != VERSION}
     try:
-        return _build(Recipe, table, "")
+        recipe = _build(Recipe, table, "")
+        lacking = _lacking(recipe, table)
+        return _with_values(recipe, lacking) if of_run else replace(recipe, unset=frozenset(lacking))
     except CallerError as error:
-        raise CallerError(f"{name}: {error}") from None
+        other = f" (it is of catdog {version}, and this is {__version__})" if version != __version__ else ""
+        raise CallerError(f"{name}: {error}{other}") from None
 
 
 def override(recipe: Recipe, settings: list[tuple[str, str]]) -> Recipe:
@@ -401,20 +433,35 @@ def override(recipe: Recipe, settings: list[tuple[str, str]]) -> Recipe:
 
     All are put in place before anything is checked, so that fields that depend on each other may change together.
     """
-    table = dataclasses.asdict(recipe)
+    table = _table(recipe)
     for name, text in settings:
         _put(table, name, text)
-    return _build(Recipe, table, "")
+    return replace(_build(Recipe, table, ""), unset=recipe.unset.difference(name for name, _ in settings))
+
+
+def as_begun(recipe: Recipe, begun: Recipe | None) -> Recipe:
+    """The recipe with nothing left unset: as the run has it that was begun with `begun`, or by default where there is none."""
+    values = _flatten(_table(begun)) if begun is not None else {}
+    return _with_values(recipe, {name: values[name] for name in recipe.unset & values.keys()})
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe with every field, the defaults too, as TOML that `load` reads back to an equal recipe."""
-    return tomli_w.dumps(dataclasses.asdict(recipe) | {"phases": [dataclasses.asdict(p) for p in recipe.phases]})
+    """The recipe with every field but those unset, the defaults too, as TOML that `load_recipe` reads back to an equal one."""
+    return tomli_w.dumps(to_table(recipe))
+
+
+def to_table(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as nested tables of plain values, fit for TOML and JSON, with the version of catdog that wrote it."""
+    table = _table(recipe)
+    for name in recipe.unset:
+        here, last = _place(table, name)
+        del here[last]
+    return {VERSION: __version__} | table
 
 
 def differences(run: Recipe, now: Recipe) -> list[str]:
     """The fields, as 'name: old → new', in which two recipes would compute different runs."""
-    old, new = _flatten(dataclasses.asdict(run)), _flatten(dataclasses.asdict(now))
+    old, new = _flatten(_table(run)), _flatten(_table(now))
     return [
         f"{name}: {old.get(name)!r} → {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
@@ -422,15 +469,62 @@ def differences(run: Recipe, now: Recipe) -> list[str]:
     ]
 
 
-def digest(recipe: Recipe) -> str:
-    """SHA-256 of the fields that change what a run computes, in hexadecimal."""
-    fields = _flatten(dataclasses.asdict(recipe))
-    kept = sorted((name, value) for name, value in fields.items() if not name.startswith(MAY_DIFFER))
-    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
+def check_strategy(strategy: str, workers: int) -> None:
+    """Raises CallerError for a run.strategy that so many workers can't train with."""
+    if workers > 1 and strategy != "auto":
+        raise CallerError(f"run.strategy = {strategy!r}: must be 'auto' among several workers")
+
+
+def check_replicas(recipe: Recipe, replicas: int) -> None:
+    """Raises CallerError for a number of replicas that the recipe can't be trained on."""
+    streams, accumulate = recipe.data.streams, recipe.optimizer.accumulate
+    if replicas > streams:
+        raise CallerError(f"data.streams = {streams}: must be at least the number of replicas, {replicas}")
+    own = math.ceil(streams / replicas) * (recipe.data.global_batch // streams)
+    if own % accumulate:
+        raise CallerError(
+            f"optimizer.accumulate = {accumulate}: must divide the {own} rows that each of {replicas} replicas has"
+        )
+    if recipe.model.from_scratch and streams % replicas:
+        raise CallerError(
+            f"data.streams = {streams}: must be a multiple of the {replicas} replicas when model.weights = 'none',"
+            " for padding would enter BatchNorm's statistics"
+        )
+
+
+def _table(recipe: Recipe) -> dict[str, Any]:
+    """Every field but `unset`, in dicts and lists."""
+    table = dataclasses.asdict(recipe)
+    del table["unset"]
+    return table | {"phases": list(table["phases"])}
+
+
+def _lacking(built: Any, table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The `before` of each field that has one and that the table from which this was built does not set, by dotted name."""
+    found: dict[str, Any] = {}
+    for each in dataclasses.fields(built):
+        name, value, given = f"{prefix}{each.name}", getattr(built, each.name), table.get(each.name)
+        if each.name not in table and "before" in each.metadata:
+            found[name] = each.metadata["before"]
+        elif dataclasses.is_dataclass(value):
+            found |= _lacking(value, given or {}, f"{name}.")
+        elif isinstance(value, tuple):
+            for index, inner in enumerate(value):
+                found |= _lacking(inner, given[index] if given else {}, f"{name}.{index}.")
+    return found
+
+
+def _with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """The recipe with these values under their dotted names, and nothing unset."""
+    table = _table(recipe)
+    for name, value in values.items():
+        here, last = _place(table, name)
+        here[last] = value
+    return _build(Recipe, table, "")
 
 
 def _flatten(value: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict | list | tuple):
+    if not isinstance(value, dict | list):
         return {name: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
     flat: dict[str, Any] = {}
@@ -440,27 +534,32 @@ def _flatten(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def _unknown(name: str, known: list[str]) -> CallerError:
-    near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    hint = did_you_mean(name, known, repr, cutoff=0.5) or f"there are {', '.join(known)}"
     return CallerError(f"{name!r} is not a field of a recipe: {hint}")
 
 
-def _put(table: dict[str, Any], name: str, text: str) -> None:
-    """Put a value, written as in TOML or as bare text, in the place of the one that stands under a dotted name."""
+def _place(table: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """The table that holds the field of a dotted name, and the field's own name; raises CallerError where there is none."""
     *parents, last = name.split(".")
     here: Any = table
     for part in parents:
-        if isinstance(here, tuple) and not (part.isdecimal() and int(part) < len(here)):
+        if isinstance(here, list) and not (part.isdecimal() and int(part) < len(here)):
             known = ", ".join(f"phases.{index}" for index in range(len(here)))
             raise CallerError(f"{name!r}: there is no such phase: the recipe has {known}")
-        if isinstance(here, tuple):
+        if isinstance(here, list):
             here = here[int(part)]
         elif isinstance(here, dict) and part in here:
             here = here[part]
         else:
             raise _unknown(name, list(_flatten(table)))
-    if not isinstance(here, dict) or last not in here or isinstance(here[last], dict | tuple):
+    if not isinstance(here, dict) or last not in here or isinstance(here[last], dict | list):
         raise _unknown(name, list(_flatten(table)))
+    return here, last
+
+
+def _put(table: dict[str, Any], name: str, text: str) -> None:
+    """Put a value, written as in TOML or as bare text, in the place of the one that stands under a dotted name."""
+    here, last = _place(table, name)
     if isinstance(here[last], bool):
         text = text.lower()
     try:
@@ -478,6 +577,7 @@ def _build(kind: Any, value: Any, name: str) -> Any:
         if not isinstance(value, dict):
             raise CallerError(f"{name} = {value!r}: must be a table")
         hints = typing.get_type_hints(kind)
+        hints.pop("unset", None)
         prefix = f"{name}." if name else ""
         for key in value:
             if key not in hints:
@@ -491,9 +591,7 @@ def _build(kind: Any, value: Any, name: str) -> Any:
         return tuple(_build(inner_kind, inner, f"{name}.{index}") for index, inner in enumerate(value))
     if origin is Literal:
         allowed = typing.get_args(kind)
-        near = difflib.get_close_matches(str(value), allowed, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        _require(value in allowed, name, value, f"one of {', '.join(map(repr, allowed))}{hint}")
+        _require(value in allowed, name, value, f"one of {', '.join(map(repr, allowed))}{_meant(value, allowed)}")
         return value
     if kind is float and type(value) is int:
         return float(value)

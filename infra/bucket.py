@@ -22,7 +22,7 @@ from gcp_storage_emulator.handlers.buckets import create_bucket
 from gcp_storage_emulator.server import RequestHandler, Router
 from gcp_storage_emulator.storage import Storage, _FileStore
 
-from infra.alone import Refused, alone_in
+from infra.folder_lock import Refused, alone_in
 
 
 class _Files(_FileStore):

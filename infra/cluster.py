@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from infra.alone import Refused, alone_in
+from infra.folder_lock import Refused, alone_in
 
 STATE, TOKEN = "cluster.json", "token"
 PATIENCE = 120.0  # seconds for the nodes to find each other

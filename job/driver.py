@@ -20,15 +20,13 @@ from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, Sca
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from catdog import recipe as recipes
-from catdog.data.order import check_replicas
-from catdog.errors import CallerError, FinalError, HeldError, RunError, one_line
-from catdog.recipe import Recipe
+from catdog.errors import CallerError, FinalError, HeldError, RunError, one_line, signalled
+from catdog.recipe import Recipe, check_replicas, check_strategy, override, to_toml
 from catdog.training.signals import Stopped, StopRequest, listening
 from job.backend import TfConfig, free_port
 from job.capacity import Demand, free_workers, gpus_per_worker, lacking, worker_resources
-from job.control import Control
-from job.storage import claim, ray_storage, release
+from job.ray_storage import claim, ray_storage, release
+from job.stopping import Coordinator
 from job.worker import work
 
 _NOTICE = 30.0
@@ -45,7 +43,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     """
     attempts, failures, left_at = 0, 0, -1
     with _cluster(recipe), listening() as stop:
-        recipe = recipes.override(recipe, [("cluster.gpus", str(gpus_per_worker(recipe.cluster)))])
+        recipe = override(recipe, [("cluster.gpus", str(gpus_per_worker(recipe.cluster)))])
         _check_sizes(recipe)
         while True:
             attempts += 1
@@ -73,13 +71,13 @@ def _attempt(recipe: Recipe, stop: StopRequest) -> dict[str, Any]:
     """Train with as many workers as there is room for, until they are done or have stopped, one has failed, or there is
     room for more."""
     claim(recipe)
-    control: Any = ray.remote(num_cpus=0)(Control).options(label_selector=_here()).remote()
+    coordinator: Any = ray.remote(num_cpus=0)(Coordinator).options(label_selector=_here()).remote()
     demand = Demand(recipe.cluster, recipe.run.uri)
-    stop.wake = lambda: control.ask_to_stop.remote(stop.signal)
+    stop.wake = lambda: coordinator.ask_to_stop.remote(stop.signal)
     if stop.signal is not None:
         stop.wake()
     try:
-        fit, workers = _begun(recipe, control, stop, demand)
+        fit, workers = _begun(recipe, coordinator, stop, demand)
         looked, growing = time.monotonic(), False
         while not wait([fit], 1.0).done:
             demand.renew(workers)
@@ -87,7 +85,7 @@ def _attempt(recipe: Recipe, stop: StopRequest) -> dict[str, Any]:
                 looked = time.monotonic()
                 if more := min(free_workers(recipe.cluster), recipe.cluster.bounds[1] - workers):
                     _say(f"there is room for {more} more workers, which are taken in after a commit")
-                    control.ask_to_stop.remote(signal.SIGTERM)
+                    coordinator.ask_to_stop.remote(signal.SIGTERM)
                     growing = True
         ended = fit.result().return_value
     except WorkerGroupError as error:
@@ -99,7 +97,7 @@ def _attempt(recipe: Recipe, stop: StopRequest) -> dict[str, Any]:
             raise FinalError(f"Ray Train's controller can't start: {str(error).strip().splitlines()[-1]}") from None
         raise RunError("Ray Train's controller has died") from None
     finally:
-        ray.kill(control)
+        ray.kill(coordinator)
         demand.cancel()
         with contextlib.suppress(RunError, CallerError, OSError):  # what has come of the run counts more
             release(recipe)
@@ -108,7 +106,7 @@ def _attempt(recipe: Recipe, stop: StopRequest) -> dict[str, Any]:
     return ended
 
 
-def _begun(recipe: Recipe, control: Any, stop: StopRequest, demand: Demand) -> tuple[Future[Any], int]:
+def _begun(recipe: Recipe, coordinator: Any, stop: StopRequest, demand: Demand) -> tuple[Future[Any], int]:
     """Ray Train's result to come, of workers that have begun, and their number.
 
     Raises FinalError when the cluster has no room for `cluster.start_timeout`.
@@ -118,14 +116,14 @@ def _begun(recipe: Recipe, control: Any, stop: StopRequest, demand: Demand) -> t
     while True:
         free = free_workers(recipe.cluster)
         workers = min(max(free, fewest), most)
-        fit = _in_thread(_trainer(recipe, control, workers).fit)
+        fit = _in_thread(_trainer(recipe, coordinator, workers).fit)
         while not wait([fit], 1.0).done:
             demand.renew(workers)
-            if ray.get(control.begun.remote()):
+            if ray.get(coordinator.begun.remote()):
                 return fit, workers
             if stop.signal is not None:
                 _say("stopped before the workers had begun")
-                sys.exit(128 + stop.signal)
+                sys.exit(signalled(stop.signal))
             waited = time.monotonic() - since
             if waited > recipe.cluster.start_timeout:
                 raise FinalError(f"no room within {waited:.0f} s (cluster.start_timeout) {lacking(recipe.cluster)}")
@@ -139,7 +137,7 @@ def _begun(recipe: Recipe, control: Any, stop: StopRequest, demand: Demand) -> t
             return fit, workers
 
 
-def _trainer(recipe: Recipe, control: Any, workers: int) -> DataParallelTrainer:
+def _trainer(recipe: Recipe, coordinator: Any, workers: int) -> DataParallelTrainer:
     """Ray's TensorflowTrainer but for its TensorflowConfig, which would import TensorFlow here and in Ray's own processes."""
     # What ends workers comes to `train`, which tells the recipe's failures from the cluster's.
     limits = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
@@ -148,7 +146,7 @@ def _trainer(recipe: Recipe, control: Any, workers: int) -> DataParallelTrainer:
     )
     return DataParallelTrainer(
         work,
-        train_loop_config={"recipe": recipes.to_toml(recipe), "control": control},
+        train_loop_config={"recipe": to_toml(recipe), "coordinator": coordinator},
         backend_config=TfConfig(),
         scaling_config=ScalingConfig(
             num_workers=workers,
@@ -163,8 +161,7 @@ def _trainer(recipe: Recipe, control: Any, workers: int) -> DataParallelTrainer:
 def _check_sizes(recipe: Recipe) -> None:
     """Raises CallerError for a number of workers that is allowed, but that the recipe can't be trained with."""
     fewest, most = recipe.cluster.bounds
-    if most > 1 and recipe.run.strategy != "auto":
-        raise CallerError(f"run.strategy = {recipe.run.strategy!r}: must be 'auto' among several workers")
+    check_strategy(recipe.run.strategy, most)
     for workers in range(fewest, most + 1):
         check_replicas(recipe, workers * max(recipe.cluster.gpus, 1))
 
@@ -204,7 +201,7 @@ def _cluster(recipe: Recipe) -> Iterator[None]:
         ray.init("local", num_cpus=cpus, logging_level=logging.ERROR, runtime_env=_environment(f"127.0.0.1:{port}"))
     except (ValueError, ray.exceptions.RayError) as error:
         raise CallerError(f"RAY_ADDRESS = {address!r}: {one_line(error)}") from None
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # Ray's handler would exit with 15
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(signalled(number)))  # Ray's handler would exit with 15
     try:
         yield
     except ray.exceptions.RayError as error:

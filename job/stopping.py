@@ -1,9 +1,10 @@
-"""How a stop reaches a worker: by a signal, from the driver, because its host is drained.
+"""How a stop reaches the workers: by a signal, from the driver, because a host is drained.
 
 The state below is that of one worker's process. Training has a thread of its own there; what is to happen on the main
 thread, which alone may handle signals, Ray runs there by the actor's method `execute`.
 """
 
+import asyncio
 import contextlib
 import signal
 import threading
@@ -18,6 +19,31 @@ from catdog.training.signals import StopRequest, listening
 _DRAIN_POLL = 2.0
 """Seconds between two looks at whether this worker's host is to be taken away."""
 
+
+class Coordinator:
+    """An actor on the driver's host, which the driver and all workers call."""
+
+    def __init__(self) -> None:
+        self._begun = 0
+        self._asked: asyncio.Future[int] = asyncio.Future()
+
+    async def begin(self) -> None:
+        """A worker has begun."""
+        self._begun += 1
+
+    async def begun(self) -> int:
+        """Workers that have begun."""
+        return self._begun
+
+    async def ask_to_stop(self, number: int) -> None:
+        if not self._asked.done():
+            self._asked.set_result(number)
+
+    async def asked_to_stop(self) -> int:
+        """The number of the signal that asked, once one has."""
+        return await asyncio.shield(self._asked)
+
+
 _listening = contextlib.ExitStack()
 _request: StopRequest | None = None
 
@@ -29,20 +55,20 @@ def _listen() -> None:
 
 
 @contextlib.contextmanager
-def stop_request(control: Any) -> Iterator[StopRequest]:
+def stop_request(coordinator: Any) -> Iterator[StopRequest]:
     """This worker's request to stop: made by a signal, by the driver, or because its host is to be drained.
 
     To be called once TensorFlow's workers are together, for it then takes SIGTERM for itself.
     """
     ray.get(ray.get_runtime_context().current_actor.execute.remote(_listen))
     assert _request is not None
-    threading.Thread(target=_watch, args=(control, _request), name="stopping", daemon=True).start()
+    threading.Thread(target=_watch, args=(coordinator, _request), name="stopping", daemon=True).start()
     yield _request
 
 
-def _watch(control: Any, request: StopRequest) -> None:
+def _watch(coordinator: Any, request: StopRequest) -> None:
     here = ray.get_runtime_context().get_node_id()
-    asked = control.asked_to_stop.remote()
+    asked = coordinator.asked_to_stop.remote()
     while request.signal is None:
         try:
             if ray.wait([asked], timeout=_DRAIN_POLL)[0]:
@@ -53,4 +79,4 @@ def _watch(control: Any, request: StopRequest) -> None:
             return  # the driver has ended, and with it this worker
         except Exception:  # the cluster's own process did not answer; it is asked again
             time.sleep(_DRAIN_POLL)
-            asked = control.asked_to_stop.remote()
+            asked = coordinator.asked_to_stop.remote()

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from catdog import recipe as recipes
-from catdog.arguments import parse_command
-from catdog.errors import DONE, exit_code
-from catdog.places import absolute, require_data, require_places
-from catdog.printing import print_evaluation
-from catdog.run import REPORT
+from catdog.command.arguments import parse_command
+from catdog.command.locations import absolute, require_data, require_places
+from catdog.command.printing import print_evaluation
+from catdog.errors import DONE, exit_code, signalled
+from catdog.recipe import load_recipe
+from catdog.runs.folder import REPORT
 from catdog.training.signals import Stopped
 
 PROGRAM = "job.train"
@@ -39,7 +39,7 @@ class Train:
     """Fields of the recipe and their new values, filled in by `parse_command`."""
 
     def execute(self) -> int:
-        recipe = recipes.load(self.recipe, [*self.settings, ("cluster.workers", self.workers), ("run.uri", self.run)])
+        recipe = load_recipe(self.recipe, [*self.settings, ("cluster.workers", self.workers), ("run.uri", self.run)])
         require_places(recipe)
         recipe = absolute(recipe)
         require_data(recipe)
@@ -49,7 +49,7 @@ class Train:
             print_evaluation(train(recipe))
         except Stopped as stopped:
             print(f"{PROGRAM}: {stopped}; the same command goes on from there", file=sys.stderr)
-            return 128 + stopped.number
+            return signalled(stopped.number)
         print(f"report {recipe.run.uri}/{REPORT}")
         return DONE
 

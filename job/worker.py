@@ -13,21 +13,20 @@ from ray import train as ray_train
 from ray.train import CheckpointUploadMode
 from ray.util.metrics import Gauge
 
-from catdog import recipe as recipes
-from catdog.evaluation.history import Line
-from catdog.quiet import import_tensorflow
-from catdog.recipe import Recipe
-from catdog.training.checkpoint import checkpoint_folder
+from catdog.command.quiet_tensorflow import import_tensorflow
+from catdog.recipe import Recipe, parse_recipe
+from catdog.runs.folder import checkpoint_folder
+from catdog.runs.metrics import Line
 from catdog.training.signals import Stopped
 from job.stopping import stop_request
 
 
 def work(config: dict[str, Any]) -> dict[str, Any] | Stopped | None:
-    """Train a recipe as one of Ray Train's workers; `config` holds it in TOML, and the control actor.
+    """Train a recipe as one of Ray Train's workers; `config` holds it in TOML, and the coordinator.
 
     Gives what the trainer gives; a stop is not raised, for Ray would take it for a failure.
     """
-    recipe = recipes.parse(config["recipe"].encode(), "recipe")
+    recipe = parse_recipe(config["recipe"].encode(), "recipe")
     context = ray_train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     gpus = len(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
@@ -36,13 +35,15 @@ def work(config: dict[str, Any]) -> dict[str, Any] | Stopped | None:
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # the driver tells what fails here
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # Ray hides none from a worker that reserves none
-    config["control"].begin.remote()
+    config["coordinator"].begin.remote()
     import_tensorflow()
     from catdog.training.trainer import train
 
     reports = _Reports(recipe, rank)
     try:
-        ended: dict[str, Any] | Stopped | None = train(recipe, partial(stop_request, config["control"]), reports.add)
+        ended: dict[str, Any] | Stopped | None = train(
+            recipe, partial(stop_request, config["coordinator"]), reports.add
+        )
     except Stopped as stopped:
         ended = stopped
     reports.finish()

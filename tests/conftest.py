@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from catdog.storage import google
-from tests.fake_store import FakeStore
+from tests.stand_ins.fake_store import FakeStore
 
 _CPU = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 2)

@@ -12,13 +12,13 @@ _VARINT, _LENGTH = 0, 2
 _BYTES_LIST, _INT64_LIST = 1, 3
 
 
-def encode(features: dict[str, Value]) -> bytes:
+def encode_example(features: dict[str, Value]) -> bytes:
     """A serialized Example with one value for each name."""
     entries = (_field(1, _field(1, name.encode()) + _field(2, _feature(value))) for name, value in features.items())
     return _field(1, b"".join(entries))
 
 
-def decode(message: bytes) -> dict[str, Value]:
+def decode_example(message: bytes) -> dict[str, Value]:
     """The first value of each feature of a serialized Example; raises ValueError on anything else."""
     result: dict[str, Value] = {}
     for _, features in _fields(message):

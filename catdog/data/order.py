@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from catdog.errors import CallerError
-from catdog.recipe import Recipe
 
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
@@ -170,7 +169,7 @@ def first_examples(sizes: Sequence[int]) -> Ints:
     return np.cumsum([0, *sizes])[:-1]
 
 
-def rows(streams: int, global_batch: int, share: Share) -> Ints:
+def replica_rows(streams: int, global_batch: int, share: Share) -> Ints:
     """Which rows of every global batch each replica of a worker computes, int64 [replicas, b]; -1 is padding.
 
     Replica k of worker w owns the streams s with s mod (workers * replicas) = w + workers * k, so that a worker serves
@@ -192,7 +191,7 @@ def class_indices(labels: Iterable[str]) -> Ints:
     return np.array([int(digit) for digits in labels for digit in digits], np.int64)
 
 
-def evaluation(sizes: Sequence[int], batch: int, share: Share) -> Ints:
+def evaluation_rows(sizes: Sequence[int], batch: int, share: Share) -> Ints:
     """Examples that a worker evaluates, int64 [steps, replicas, b] with `batch` rows over all; -1 is padding.
 
     Worker w reads the shards i with i mod workers = w; each example comes exactly once over all workers, and every
@@ -209,8 +208,8 @@ def evaluation(sizes: Sequence[int], batch: int, share: Share) -> Ints:
 
 
 def evaluation_needs(sizes: Sequence[int], batch: int, share: Share) -> Iterator[Need]:
-    """What a worker reads in the steps of `evaluation`, by first step."""
-    table = evaluation(sizes, batch, share)
+    """What a worker reads in the steps of `evaluation_rows`, by first step."""
+    table = evaluation_rows(sizes, batch, share)
     shards = np.where(table >= 0, _shards_of(sizes, table), -1)
     for shard in range(share.worker, len(sizes), share.workers):
         steps = np.nonzero((shards == shard).any(axis=(1, 2)))[0]
@@ -232,18 +231,3 @@ def _cycled(members: Ints, length: int, seed: int, epoch: int, stream: int) -> I
     again = -(-length // len(members)) - 1
     more = [members[permutation(len(members), seed, epoch, 2, stream, cycle)] for cycle in range(again)]
     return np.concatenate([members, *more])[:length]
-
-
-def check_replicas(recipe: Recipe, replicas: int) -> None:
-    """Raises CallerError for a number of replicas that the recipe can't be trained on."""
-    streams, accumulate = recipe.data.streams, recipe.optimizer.accumulate
-    own = rows(streams, recipe.data.global_batch, Share(replicas=replicas)).shape[1]
-    if own % accumulate:
-        raise CallerError(
-            f"optimizer.accumulate = {accumulate}: must divide the {own} rows that each of {replicas} replicas has"
-        )
-    if recipe.model.from_scratch and streams % replicas:
-        raise CallerError(
-            f"data.streams = {streams}: must be a multiple of the {replicas} replicas when model.weights = 'none',"
-            " for padding would enter BatchNorm's statistics"
-        )

@@ -10,10 +10,9 @@ import tensorflow as tf
 from PIL import Image
 from scipy.special import betaincinv
 
-from catdog.data import example as examples
-from catdog.data import order as orders
 from catdog.data.augment import CROP_AREA, CROP_ASPECT, CROP_X, CROP_Y, DRAWS, MIXUP, draws
-from catdog.data.order import WHOLE, Order, Share
+from catdog.data.example import encode_example
+from catdog.data.order import WHOLE, Order, Share, evaluation_needs, evaluation_rows, replica_rows
 from catdog.data.processes import cores
 from catdog.data.records import Reader, Records
 from catdog.recipe import Recipe
@@ -39,7 +38,7 @@ def train_dataset(
     batch; example int64 [b]; draws float32 [b, DRAWS], uniform but for column MIXUP, which holds the share that a row
     keeps. Padding is a black picture of weight 0, row -1, example -1. No record is read that is not in an element.
     """
-    table = orders.rows(order.streams, order.global_batch, share)
+    table = replica_rows(order.streams, order.global_batch, share)
 
     def elements() -> Iterator[Element]:
         with records.reading(order.needs(share, start, stop)) as reader:
@@ -63,16 +62,16 @@ def train_dataset(
 
 
 def evaluation_dataset(records: Records, side: int, batch: int, share: Share = WHOLE) -> tf.data.Dataset:
-    """Each example of a split exactly once, in the order of `order.evaluation`: one element a step and replica.
+    """Each example of a split exactly once, in the order of `evaluation_rows`: one element a step and replica.
 
     An element has image uint8 [b, side, side, 3]; label and weight float32 [b]; example int64 [b]. Padding is a black
     picture of weight 0, example -1.
     """
-    table = orders.evaluation(records.sizes, batch, share)
+    table = evaluation_rows(records.sizes, batch, share)
     steps, replicas, b = table.shape
 
     def elements() -> Iterator[Element]:
-        with records.reading(orders.evaluation_needs(records.sizes, batch, share)) as reader:
+        with records.reading(evaluation_needs(records.sizes, batch, share)) as reader:
             for step, rows in enumerate(table):
                 reader.reach(step)
                 yield from (_element(reader, example) for example in rows)
@@ -142,7 +141,7 @@ def _blank() -> bytes:
     content = io.BytesIO()
     Image.new("RGB", (1, 1)).save(content, "JPEG")
     sizes = {"image/height": 1, "image/width": 1, "image/class/label": 0}
-    return examples.encode({"image/encoded": content.getvalue(), **sizes})
+    return encode_example({"image/encoded": content.getvalue(), **sizes})
 
 
 def _dataset(

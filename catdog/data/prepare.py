@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from catdog.data import example
+from catdog.data.example import encode_example
 from catdog.data.images import decode, encode
 from catdog.data.processes import cores, process_pool
 from catdog.data.shards import CLASSES, MANIFEST, SHARD_NAME, SKIPPED, SPLITS, Manifest, Shard, load_manifest
@@ -281,7 +281,7 @@ def _write(name: str, pictures: list[Picture], count: int, spool: BinaryIO, buck
 
 def _example(picture: Picture, spool: BinaryIO) -> bytes:
     spool.seek(picture.offset)
-    return example.encode(
+    return encode_example(
         {
             "image/encoded": spool.read(picture.length),
             "image/format": b"jpeg",

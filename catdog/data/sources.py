@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from catdog.data import drawn, example
+from catdog.data import drawn
+from catdog.data.example import Value, decode_example
 from catdog.data.shards import CLASSES
 from catdog.data.tfrecord import record_index
 from catdog.errors import CallerError
@@ -99,10 +100,10 @@ class Record:
     offset: int
     length: int
 
-    def features(self) -> dict[str, example.Value]:
+    def features(self) -> dict[str, Value]:
         with open(self.path, "rb") as file:
             file.seek(self.offset)
-            return example.decode(file.read(self.length))
+            return decode_example(file.read(self.length))
 
     def read(self) -> bytes:
         content = self.features()["image"]

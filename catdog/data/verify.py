@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from catdog.data import example
+from catdog.data.example import decode_example
 from catdog.data.processes import process_pool
 from catdog.data.shards import CLASSES, MANIFEST, SKIPPED, SPLITS, Manifest, Shard, load_manifest
 from catdog.data.tfrecord import checked_payload, record_index
@@ -81,7 +81,7 @@ def _file_faults(path: Path, shard: Shard) -> list[str]:
 def _example_fault(payload: bytes, label: int) -> str | None:
     """What is wrong with the example of one record of the class that the manifest says."""
     try:
-        features = example.decode(payload)
+        features = decode_example(payload)
     except ValueError as error:
         return f"is no tf.train.Example: {error}"
     for key, kind in _KEYS.items():

@@ -1,7 +1,6 @@
 """Evaluate a run's model on one split of a data set, and write what came out into the run."""
 
 import csv
-import importlib.metadata
 import io
 import json
 import platform
@@ -16,17 +15,19 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from catdog.data import example
+from catdog import __version__
 from catdog.data.cache import open_cache
+from catdog.data.example import decode_example
 from catdog.data.pipeline import evaluation_dataset, surfaced
 from catdog.data.records import Records
 from catdog.data.shards import CLASSES, SPLITS, Manifest, pinned
 from catdog.errors import CallerError
-from catdog.evaluation import history, metrics, plots, report
+from catdog.evaluation import metrics, plots, report
 from catdog.evaluation.plots import Mistake
-from catdog.evaluation.trained import BATCH, Trained, load_trained
+from catdog.evaluation.trained_model import BATCH, Trained, load_trained
 from catdog.recipe import Cache
-from catdog.run import METRICS, REPORT, evaluation
+from catdog.runs.folder import METRICS, REPORT, evaluation
+from catdog.runs.metrics import Line, parse_metrics
 from catdog.storage import Bucket
 
 _MISTAKES = 12
@@ -79,7 +80,7 @@ def evaluate(
         records = Records(shards, files)
         predictions = _predict(trained, records)
         mistakes = _mistakes(predictions, records)
-    lines = history.parse(run.find(METRICS) or b"")
+    lines = parse_metrics(run.find(METRICS) or b"")
     summary = {
         "split": split,
         **metrics.summarize(predictions.labels, predictions.probabilities),
@@ -126,10 +127,10 @@ def _mistakes(predictions: _Predictions, records: Records) -> list[Mistake]:
 def _features(records: Records, examples: Iterable[int], name: str) -> list[bytes]:
     """One feature, of bytes, of each example."""
     with records.reading() as reader:
-        return [typing.cast(bytes, example.decode(reader.read(index))[name]) for index in examples]
+        return [typing.cast(bytes, decode_example(reader.read(index))[name]) for index in examples]
 
 
-def _plots(predictions: _Predictions, summary: dict[str, Any], lines: Sequence[history.Line]) -> dict[str, bytes]:
+def _plots(predictions: _Predictions, summary: dict[str, Any], lines: Sequence[Line]) -> dict[str, bytes]:
     labels, probabilities = predictions.labels, predictions.probabilities
     return {
         "loss": plots.loss(lines),
@@ -166,7 +167,7 @@ def _environment() -> dict[str, str]:
     gpus = tf.config.list_physical_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
     return {
-        "catdog": importlib.metadata.version("catdog"),
+        "catdog": __version__,
         "TensorFlow": tf.__version__,
         "Keras": keras.__version__,
         "NumPy": np.__version__,

@@ -9,17 +9,22 @@ from numpy.typing import NDArray
 
 from catdog.data.shards import CLASSES
 
+THRESHOLD = 0.5
+"""Probability of dog above which a picture is called a dog; exactly one half is a cat, as in Keras' BinaryAccuracy."""
 BINS = 15
+_THRESHOLD_LOGIT = math.log(THRESHOLD / (1 - THRESHOLD))
 _Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 _EPSILON = 1e-7  # Keras' clipping of probabilities, so that log_loss compares with the losses of training
 
 
 def predicted(probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Predicted class, int64 [n] of 0 (cat) or 1 (dog), from the probabilities of dog, [n] in 0..1.
+    """Predicted class, int64 [n] of 0 (cat) or 1 (dog), from the probabilities of dog, [n] in 0..1."""
+    return (probabilities > THRESHOLD).astype(np.int64)
 
-    Exactly one half counts as cat, as in Keras' BinaryAccuracy.
-    """
-    return (probabilities > 0.5).astype(np.int64)
+
+def is_right(labels: Any, logits: Any) -> Any:
+    """Whether each logit lies on its label's side of the threshold, bool [n]; NumPy arrays or tensors, labels in 0..1."""
+    return (logits > _THRESHOLD_LOGIT) == (labels > THRESHOLD)
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:

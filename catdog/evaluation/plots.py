@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from catdog.data.shards import CLASSES
-from catdog.evaluation.history import Line, epochs, phases, smooth
-from catdog.evaluation.history import best as best_epoch
 from catdog.evaluation.metrics import BINS, predicted, wilson
+from catdog.runs.metrics import Line, best_epoch, epochs, phases
 
 # Okabe and Ito's colours, told apart under all common kinds of colour blindness.
 BLUE, VERMILION = "#0072B2", "#D55E00"
@@ -264,3 +263,14 @@ def _png(figure: Figure) -> bytes:
 def _shorten(name: str, width: int) -> str:
     """The end of a long name, for folders' names come first."""
     return name if len(name) <= width else "…" + name[-width + 1 :]
+
+
+def smooth(values: NDArray[np.float64], span: float) -> NDArray[np.float64]:
+    """Exponential moving average over about `span` values, without the usual bias towards the start (as in Adam)."""
+    decay = 1 - 2 / (span + 1)
+    total = weight = 0.0
+    smoothed = np.empty_like(values)
+    for index, value in enumerate(values):
+        total, weight = decay * total + value, decay * weight + 1
+        smoothed[index] = total / weight
+    return smoothed

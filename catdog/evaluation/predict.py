@@ -16,7 +16,7 @@ from catdog.data.processes import cores
 from catdog.data.shards import CLASSES
 from catdog.data.sources import MAX_BYTES
 from catdog.evaluation.metrics import predicted
-from catdog.evaluation.trained import BATCH, Trained, load_trained
+from catdog.evaluation.trained_model import BATCH, Trained, load_trained
 from catdog.storage import Bucket
 
 _STORED_SIDE = 256  # the shorter side of pictures as `catdog prepare` stores them by default

@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from catdog.evaluation.history import Epoch, Line, best, epochs, phases
 from catdog.evaluation.plots import Mistake
 from catdog.recipe import Recipe, to_toml
+from catdog.runs.metrics import Epoch, Line, best_epoch, epochs, phases
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 _PICTURE = 320  # pixels, the longer side of a mistake's picture
@@ -147,14 +147,14 @@ def _training(recipe: Recipe, lines: Sequence[Line], rows: Sequence[Epoch]) -> s
     times = [line["time"] for line in lines if "time" in line]
     if times:
         told += f", {_duration(max(times) - min(times))} from the first logged line to the last"
-    kept = best(rows)
+    kept = best_epoch(rows)
     return f"{told}; the model of epoch {kept.number:g} was kept." if kept else f"{told}."
 
 
 def _epochs(rows: Sequence[Epoch]) -> str:
     if not rows:
         return ""
-    kept = best(rows)
+    kept = best_epoch(rows)
     head = [
         "Epoch",
         "Phase",

@@ -1,96 +1,30 @@
 """Training state in a bucket: saved without stalling the loop, committed whole, restored, retained."""
 
-import json
-import re
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
-from catdog.errors import FinalError, RunError
-from catdog.run import CHECKPOINTS
+from catdog.runs.folder import (
+    CHECKPOINTS,
+    Commit,
+    Position,
+    checkpoint_files,
+    checkpoint_folder,
+    commit_name,
+    committed,
+    read_commit,
+    require_committed,
+    state_name,
+)
 from catdog.storage import Bucket, Changed, Stat, crc32c
-
-COMMIT = "COMMITTED.json"
-STATE = "state.npz"
 
 PATIENCE = 10.0
 """Seconds that a save waits for the one before it; longer than a healthy store takes."""
 
 Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands, beside its arrays: plain numbers that JSON keeps exactly."""
-
-    step: int
-    """Optimizer steps done."""
-    validated: int
-    """Step of the last validation; 0 before the first."""
-    best_loss: float | None
-    """Lowest validation loss so far, and the step that it was reached at."""
-    best_step: int | None
-    window: dict[str, float]
-    """Sums over the steps since the last line of metrics."""
-    manifest: str
-    """Digest of the data set's manifest."""
-    recipe: str
-    """Digest of what the recipe computes."""
-
-
-@dataclass(frozen=True)
-class Commit:
-    """What makes a checkpoint valid."""
-
-    position: Position
-    state: Stat
-    """Size and crc32c of its state."""
-
-
-def checkpoint_folder(step: int) -> str:
-    """Where the files of a checkpoint lie in its run."""
-    return f"{CHECKPOINTS}/step-{step:08d}"
-
-
-def commit_name(step: int) -> str:
-    """The object that a checkpoint is valid with."""
-    return f"{checkpoint_folder(step)}/{COMMIT}"
-
-
-def state_name(step: int) -> str:
-    """The object that holds a checkpoint's arrays."""
-    return f"{checkpoint_folder(step)}/{STATE}"
-
-
-def committed(names: Iterable[str]) -> list[int]:
-    """Steps of the committed checkpoints among the names of a run's objects, ascending."""
-    return sorted(step for step, files in _files(names).items() if {COMMIT, STATE} <= {*files})
-
-
-def read_commit(run: Bucket, step: int) -> Commit:
-    """Raises FileNotFoundError where the step is not committed, and FinalError for what is no commit."""
-    name = commit_name(step)
-    content = run.read(name)
-    try:
-        commit = json.loads(content)
-        (state,) = (file for file in commit["files"] if file["name"] == STATE)
-        return Commit(Position(**commit["position"]), Stat(state["size"], state["crc32c"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise FinalError(f"{run.uri}/{name}: is not the commit of a checkpoint: {error!r}") from None
-
-
-def require_committed(name: str, found: Stat | None, expected: Stat) -> None:
-    """Raise RunError that names an object which is not what was committed."""
-    if found is None or (found.size, found.crc32c) != (expected.size, expected.crc32c):
-        raise RunError(
-            f"{name}: committed with {expected.size} bytes and crc32c {expected.crc32c}, found "
-            f"{f'{found.size} bytes and {found.crc32c}' if found else 'nothing'};"
-            " delete its folder to go on from the checkpoint before it"
-        )
 
 
 @dataclass(frozen=True)
@@ -189,7 +123,7 @@ class Checkpoints:
         """Remove what killed saves left behind: everything without a commit."""
         self._run.sweep()
         names = self._names()
-        for step in _files(names).keys() - {*committed(names)}:
+        for step in checkpoint_files(names).keys() - {*committed(names)}:
             self._allowed()
             self._run.delete_all(checkpoint_folder(step))
 
@@ -236,9 +170,9 @@ class Checkpoints:
         self._run.delete_all(checkpoint_folder(step))  # what a save that came to no commit has left
         with self._run.writing(state_name(step), new=True) as path:
             np.savez(path, allow_pickle=False, **snapshot.arrays)
-            files = [{"name": STATE, "size": path.stat().st_size, "crc32c": crc32c(path)}]
+            commit = Commit(snapshot.position, Stat(path.stat().st_size, crc32c(path)))
         self._allowed()
-        self._run.swap(commit_name(step), _json({"position": asdict(snapshot.position), "files": files}), None)
+        self._run.swap(commit_name(step), commit.to_json(), None)
 
     def _retain(self) -> None:
         steps = self.steps()
@@ -247,16 +181,3 @@ class Checkpoints:
             # The commit goes first, so that a kill in between leaves no checkpoint that looks whole.
             self._run.delete(commit_name(step))
             self._run.delete_all(checkpoint_folder(step))
-
-
-def _files(names: Iterable[str]) -> dict[int, list[str]]:
-    """The files of each step's folder, by step."""
-    found: dict[int, list[str]] = {}
-    for name in names:
-        if match := re.fullmatch(rf"{CHECKPOINTS}/step-(\d{{8,}})/(.+)", name):
-            found.setdefault(int(match[1]), []).append(match[2])
-    return found
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()

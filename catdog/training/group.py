@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from catdog.errors import CallerError, RunError
+from catdog.recipe import check_strategy
 from catdog.training.signals import StopRequest
 from catdog.training.strategy import allow_memory_growth, make_strategy
 
@@ -63,8 +64,7 @@ def make_group(strategy: str) -> Group:
             raise ValueError("every task must be of type 'worker', with an index from 0")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CallerError(f"TF_CONFIG: is not the description of a cluster of workers: {error}") from None
-    if strategy != "auto":
-        raise CallerError(f"run.strategy = {strategy!r}: must be 'auto' among several workers")
+    check_strategy(strategy, len(workers))
     allow_memory_growth()
     with together(task["index"], len(workers)):
         made = tf.distribute.MultiWorkerMirroredStrategy()

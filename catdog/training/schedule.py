@@ -23,6 +23,11 @@ class Span:
         return self.phase.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (total - warmup)))
 
 
+def span_after(plan: tuple[Span, ...], step: int) -> Span:
+    """The phase that the step after `step` done steps belongs to."""
+    return next(span for span in plan if step < span.stop)
+
+
 def spans(phases: tuple[Phase, ...], steps_per_epoch: int) -> tuple[Span, ...]:
     """The phases one after another, counted in steps from the start of the run."""
     result: list[Span] = []

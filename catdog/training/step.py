@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from catdog.data.augment import augment, mixup
+from catdog.evaluation.metrics import is_right
 from catdog.model import logits
 from catdog.recipe import Loss, Recipe
 from catdog.training.state import TrainingState
@@ -150,7 +151,7 @@ def _local_gradients(
             scaled = loss / recipe.data.global_batch * (1.0 if state.loss_scale is None else state.loss_scale)
         part = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         gradients = [total + gradient for total, gradient in zip(gradients, part, strict=True)]
-        right = tf.cast(tf.equal(scores > 0, label > 0.5), tf.float32)
+        right = tf.cast(is_right(label, scores), tf.float32)
         sums += tf.stack([loss, tf.reduce_sum(right * weight)])
     return gradients, sums
 

@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from catdog.data import pipeline
+from catdog.data.pipeline import evaluation_dataset, surfaced
 from catdog.data.records import Records
+from catdog.evaluation.metrics import is_right
 from catdog.recipe import Recipe
 from catdog.training.step import make_predict_step
 from catdog.training.strategy import distributed
@@ -24,14 +25,14 @@ def make_validation(
         scores = np.full(len(labels), np.nan)
         batches = distributed(
             strategy,
-            lambda share: pipeline.evaluation_dataset(records, recipe.data.side, recipe.data.global_batch, share),
+            lambda share: evaluation_dataset(records, recipe.data.side, recipe.data.global_batch, share),
         )
-        for elements in pipeline.surfaced(batches, records):
+        for elements in surfaced(batches, records):
             if stopped():
                 return None
             examples, values = (tensor.numpy() for tensor in predict(elements))
             scores[examples[examples >= 0]] = values[examples >= 0]
         losses = np.logaddexp(0.0, scores) - labels * scores
-        return {"loss": float(losses.mean()), "accuracy": float(((scores > 0) == (labels > 0.5)).mean())}
+        return {"loss": float(losses.mean()), "accuracy": float(is_right(labels, scores).mean())}
 
     return validate

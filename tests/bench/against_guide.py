@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from catdog.data import example
+from catdog.data.example import decode_example
 from catdog.data.shards import CLASSES, SPLITS
 from catdog.data.tfrecord import record_index
 from catdog.storage import Bucket, open_bucket
@@ -97,7 +97,7 @@ def link_split(data: Bucket, photos: Path, folder: Path) -> None:
             with open(path, "rb") as file:
                 index = record_index(file)
             for offset, length in index.tolist():
-                features = example.decode(content[offset : offset + length])
+                features = decode_example(content[offset : offset + length])
                 name, label = (features[key].decode() for key in ("image/filename", "image/class/text"))  # type: ignore[union-attr]
                 (folder / split / label / Path(name).name).symlink_to(photos / name)
 

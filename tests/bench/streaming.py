@@ -31,7 +31,7 @@ from catdog.data.shards import Shard, load_manifest, pinned
 from catdog.data.tfrecord import write_records
 from catdog.recipe import Cache, Data, Recipe
 from catdog.storage import Bucket, Folder, crc32c, open_bucket
-from tests.fake_store import FakeStore
+from tests.stand_ins.fake_store import FakeStore
 
 SHARDS, STREAMS, BATCH = 16, 16, 64
 SIDES = 224, 96

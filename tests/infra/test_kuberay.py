@@ -11,11 +11,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from catdog import recipe as recipes
-from catdog.arguments import parse_command
-from catdog.data.order import check_replicas
-from catdog.places import require_places
-from catdog.recipe import Cache, Recipe
+from catdog.command.arguments import parse_command
+from catdog.command.locations import require_places
+from catdog.recipe import Cache, Recipe, check_replicas, load_recipe
 from job.train import Train
 from tests.infra.kuberay_fields import cluster_spec, faults, pod_templates
 from tests.infra.terraform import Terraform
@@ -82,7 +80,7 @@ def entrypoint(overlay: str) -> tuple[Train, Recipe]:
     assert (python, option, module) == ("python", "-m", "job.train")
     command = parse_command(Train, "train", "job.train", words)
     settings = [*command.settings, ("cluster.workers", command.workers), ("run.uri", command.run)]
-    return command, recipes.load(ROOT / command.recipe, settings)
+    return command, load_recipe(ROOT / command.recipe, settings)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

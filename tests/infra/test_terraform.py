@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from catdog.training.checkpoint import commit_name, state_name
+from catdog.runs.folder import commit_name, state_name
 from tests.infra.terraform import Block, Terraform, parsed
 from tests.infra.tools import ROOT, run, with_mistake
 

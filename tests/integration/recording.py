@@ -35,7 +35,7 @@ def record(folder: Path, pause: float = 0.0) -> None:
 
 def recorded_work(folder: str, pause: float, config: dict[str, Any]) -> Any:
     """What a worker of Ray's does, recorded."""
-    from catdog.quiet import import_tensorflow
+    from catdog.command.quiet_tensorflow import import_tensorflow
     from job.worker import work
 
     import_tensorflow()

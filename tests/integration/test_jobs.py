@@ -20,7 +20,7 @@ RECIPE = ["job/recipes/quickstart.toml", "--workers", "1-2"]
 SHOWING = """
 import os, pathlib, sys, time
 import catdog, job
-from catdog.recipe import load
+from catdog.recipe import load_recipe
 print("code from here:", {pathlib.Path(m.__file__).parents[1] == pathlib.Path.cwd() for m in (catdog, job)})
 recipe = load("recipe.toml")
 print("recipe:", recipe.data.uri, recipe.cluster.workers, recipe.phases[0].epochs)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catdog.pull import pull
+from catdog.runs.pull import pull
 from catdog.storage import Bucket, Folder
 from catdog.training.checkpoint import Checkpoints
 from tests.integration.processes import STEPS, Process, assert_same, lines, past

@@ -13,21 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from catdog import recipe as recipes
 from catdog.data.cache import open_cache
-from catdog.data.fetching import Closed
+from catdog.data.cache.prefetch import Closed
 from catdog.data.order import Need
 from catdog.data.shards import Shard, load_manifest, pinned
 from catdog.data.tfrecord import write_records
 from catdog.errors import CallerError, RunError
-from catdog.recipe import Cache, Recipe
+from catdog.recipe import Cache, Recipe, load_recipe, override, to_toml
 from catdog.storage import Bucket, crc32c, google, open_bucket
 from catdog.training import trainer
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.signals import Stopped
 from catdog.training.trainer import train
-from tests.fake_store import FakeStore, Fault
 from tests.integration.processes import STEPS, Process, assert_same, past
+from tests.stand_ins.fake_store import FakeStore, Fault
 
 
 @pytest.fixture
@@ -46,18 +45,18 @@ def run() -> Bucket:
 @pytest.fixture
 def recipe_file(small_recipe: Path, tmp_path: Path) -> Path:
     """The small recipe on the store's data, with a cache of its own."""
-    recipe = recipes.override(
-        recipes.load(small_recipe),
+    recipe = override(
+        load_recipe(small_recipe),
         [("data.uri", "gs://bucket/data"), ("cache.folder", str(tmp_path / "cache")), ("storage.patience", "20")],
     )
     path = tmp_path / "recipe.toml"
-    path.write_text(recipes.to_toml(recipe))
+    path.write_text(to_toml(recipe))
     return path
 
 
 @pytest.fixture
 def recipe(recipe_file: Path, run: Bucket) -> Recipe:
-    return recipes.override(recipes.load(recipe_file), [("run.uri", run.uri)])
+    return override(load_recipe(recipe_file), [("run.uri", run.uri)])
 
 
 IN_STATES = [
@@ -294,7 +293,7 @@ def test_a_second_run_reads_the_local_copy(store: FakeStore, recipe: Recipe) -> 
     train(short)
     before = store.count("download", "train-")
     assert before == 4
-    train(recipes.override(short, [("run.uri", "gs://bucket/runs/again")]))
+    train(override(short, [("run.uri", "gs://bucket/runs/again")]))
     assert store.count("download", "train-") == before
 
 
@@ -302,10 +301,10 @@ def test_a_cache_too_small_for_what_is_read_at_once_is_refused_with_the_number_t
     store: FakeStore, recipe: Recipe
 ) -> None:
     with pytest.raises(CallerError, match=r"cache\.max_bytes = 1000: .*must be at least (\d+)") as caught:
-        train(recipes.override(recipe, [("cache.max_bytes", "1000")]))
+        train(override(recipe, [("cache.max_bytes", "1000")]))
     short = replace(recipe, phases=recipe.phases[:1])
     needed = str(caught.value).rpartition(" ")[2]
-    assert train(recipes.override(short, [("cache.max_bytes", needed)]))["examples"] == 20
+    assert train(override(short, [("cache.max_bytes", needed)]))["examples"] == 20
 
 
 READS_ALL = """

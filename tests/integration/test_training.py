@@ -11,11 +11,10 @@ import keras
 import numpy as np
 import pytest
 
-from catdog import recipe as recipes
 from catdog.data.prepare import prepare
 from catdog.data.shards import load_manifest
 from catdog.errors import CallerError, RunError
-from catdog.recipe import Recipe
+from catdog.recipe import Recipe, load_recipe, override
 from catdog.storage import Bucket, open_bucket
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.signals import Stopped
@@ -25,11 +24,11 @@ from catdog.training.trainer import train
 
 @pytest.fixture
 def recipe(small_recipe: Path, tmp_path: Path) -> Recipe:
-    return changed(recipes.load(small_recipe), {"run.uri": str(tmp_path / "run")})
+    return changed(load_recipe(small_recipe), {"run.uri": str(tmp_path / "run")})
 
 
 def changed(recipe: Recipe, settings: dict[str, object]) -> Recipe:
-    return recipes.override(recipe, [(name, json.dumps(value)) for name, value in settings.items()])
+    return override(recipe, [(name, json.dumps(value)) for name, value in settings.items()])
 
 
 def lines(run: str) -> list[dict[str, Any]]:
@@ -49,7 +48,7 @@ def newest(run: str) -> dict[str, np.ndarray]:
 def alone(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A run of the recipe on one replica from its start to its end."""
     uri = str(tmp_path_factory.mktemp("alone") / "run")
-    train(changed(recipes.load(small_recipe), {"run.uri": uri}))
+    train(changed(load_recipe(small_recipe), {"run.uri": uri}))
     return uri
 
 

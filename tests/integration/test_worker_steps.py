@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catdog import recipe as recipes
-from catdog.recipe import Data, Model, Optimizer, Phase, Recipe, Run
+from catdog.recipe import Data, Model, Optimizer, Phase, Recipe, Run, to_toml
 from catdog.storage import Bucket
 from catdog.training.state import INITIAL_SCALE
 from tests.integration import worker_steps
@@ -29,7 +28,7 @@ def recipe(small_data: Bucket) -> Recipe:
 def traces_of_two(recipe: Recipe, folder: Path, *, spoilt: bool = False) -> list[Trace]:
     """What each of two workers has traced."""
     path = folder / "recipe.toml"
-    path.write_text(recipes.to_toml(recipe))
+    path.write_text(to_toml(recipe))
     command = [sys.executable, worker_steps.__file__, str(path), json.dumps(spoilt)]
     outputs = [folder / f"{worker}.npz" for worker in range(2)]
     with TfConfigGroup([[*command, str(output)] for output in outputs], folder) as cluster:

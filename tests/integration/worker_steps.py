@@ -8,14 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from catdog import recipe as recipes
 from catdog.data.augment import DRAWS
 from catdog.data.cache import open_cache
-from catdog.data.order import Share, rows
+from catdog.data.order import Share, replica_rows
 from catdog.data.records import Records
 from catdog.data.shards import load_manifest
 from catdog.model import make_stateless, unfreeze
-from catdog.recipe import Recipe
+from catdog.recipe import Recipe, load_recipe
 from catdog.storage import open_bucket
 from catdog.training.group import make_group
 from catdog.training.state import TrainingState
@@ -76,7 +75,7 @@ def small_model(recipe: Recipe) -> keras.Sequential:
 def dataset(recipe: Recipe, share: Share, spoilt: bool) -> tf.data.Dataset:
     """A worker's rows of the batches that are the same for any number of workers; dogs are the brighter pictures."""
     batch, side = recipe.data.global_batch, recipe.data.side
-    table = rows(recipe.data.streams, batch, share)
+    table = replica_rows(recipe.data.streams, batch, share)
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, (STEPS, batch)).astype(np.float32)
     image = rng.integers(0, 128, (STEPS, batch, side, side, 3)) + 100 * label[..., None, None, None]
@@ -97,4 +96,4 @@ def dataset(recipe: Recipe, share: Share, spoilt: bool) -> tf.data.Dataset:
 
 if __name__ == "__main__":
     path, spoilt, output = sys.argv[1:]
-    np.savez(output, **trace(recipes.load(path), json.loads(spoilt)))
+    np.savez(output, **trace(load_recipe(path), json.loads(spoilt)))

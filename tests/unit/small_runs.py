@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from catdog.recipe import Data, Recipe, to_toml
+from catdog.runs.folder import Position
 from catdog.storage import Bucket
-from catdog.training.checkpoint import Checkpoints, Position
+from catdog.training.checkpoint import Checkpoints
 
 RECIPE = Recipe(data=Data(side=64))
 

@@ -22,11 +22,10 @@ from google_crc32c import Checksum
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catdog.data import entries
-from catdog.data.cache import ShardFiles, open_cache
-from catdog.data.fetching import Closed
-from catdog.data.order import Need, Order, Share, evaluation, evaluation_needs
-from catdog.data.room import require_room, required_bytes
+from catdog.data.cache import ShardFiles, disk, open_cache
+from catdog.data.cache.limit import require_limit, required_bytes
+from catdog.data.cache.prefetch import Closed
+from catdog.data.order import Need, Order, Share, evaluation_needs, evaluation_rows
 from catdog.data.shards import Shard
 from catdog.errors import CallerError, RunError
 from catdog.recipe import Cache
@@ -583,9 +582,9 @@ def test_a_limit_below_what_is_read_at_once_is_refused_with_the_number_that_woul
     assert required_bytes(streams, 12, val, 64) == (300 + 200 + 100) + (20 + 10) + (7 + 6 + 5)
     assert required_bytes(streams, None, [], 64) == 630
     assert required_bytes([], 4, val, 8) == 13
-    require_room(Cache(max_bytes=543), 543)
+    require_limit(Cache(max_bytes=543), 543)
     with pytest.raises(CallerError, match=r"^cache\.max_bytes = 542: .* at least 543$"):
-        require_room(Cache(max_bytes=542), 543)
+        require_limit(Cache(max_bytes=542), 543)
 
 
 @st.composite
@@ -614,7 +613,7 @@ def test_exactly_what_is_asked_for_suffices_for_training_and_validation(order, d
         batch,
     )
     starts, stop = np.cumsum([0, *order.sizes]), 2 * order.steps_per_epoch
-    table, val_starts = evaluation(val_sizes, batch, share), np.cumsum([0, *val_sizes])
+    table, val_starts = evaluation_rows(val_sizes, batch, share), np.cumsum([0, *val_sizes])
     bucket = FakeBucket(train, val)
     with (
         tempfile.TemporaryDirectory() as place,
@@ -648,7 +647,7 @@ def test_more_shards_may_be_in_use_than_a_process_may_open_files_by_default(fold
 
 
 def test_a_store_that_is_waited_for_longer_is_waited_for_in_other_processes_too(folder, monkeypatch):
-    monkeypatch.setattr(entries, "PATIENCE", 0.1)
+    monkeypatch.setattr(disk, "PATIENCE", 0.1)
     shards = make_shards(1)
     away, bucket = FakeBucket(shards), FakeBucket(shards)
     away.gates, bucket.patience = {0: (back := threading.Event())}, 60.0
@@ -661,7 +660,7 @@ def test_a_store_that_is_waited_for_longer_is_waited_for_in_other_processes_too(
 
 
 def test_room_that_others_hold_is_waited_for_not_for_ever(folder, monkeypatch):
-    monkeypatch.setattr(entries, "PATIENCE", 0.3)
+    monkeypatch.setattr(disk, "PATIENCE", 0.3)
     shards = make_shards(3)
     bucket = FakeBucket(shards)
     with (
@@ -682,7 +681,7 @@ def test_room_that_others_hold_is_waited_for_not_for_ever(folder, monkeypatch):
 
 
 def test_what_a_pass_has_reached_is_held_even_while_all_fetchers_are_busy(folder, monkeypatch):
-    monkeypatch.setattr(entries, "PATIENCE", 0.3)
+    monkeypatch.setattr(disk, "PATIENCE", 0.3)
     shards = make_shards(3)
     bucket = FakeBucket(shards)
     bucket.gates = {1: (gate := threading.Event())}
@@ -702,7 +701,7 @@ def test_what_a_pass_has_reached_is_held_even_while_all_fetchers_are_busy(folder
 
 
 def test_room_that_fetches_of_this_process_hold_is_waited_for_until_they_end(folder, monkeypatch):
-    monkeypatch.setattr(entries, "PATIENCE", 0.1)
+    monkeypatch.setattr(disk, "PATIENCE", 0.1)
     shards = make_shards(3)
     bucket = FakeBucket(shards)
     bucket.gates = dict.fromkeys((0, 1), gate := threading.Event())
@@ -717,7 +716,7 @@ def test_room_that_fetches_of_this_process_hold_is_waited_for_until_they_end(fol
 
 
 def test_a_fetch_of_others_that_does_not_move_is_waited_for_not_for_ever(folder, monkeypatch):
-    monkeypatch.setattr(entries, "PATIENCE", 0.3)
+    monkeypatch.setattr(disk, "PATIENCE", 0.3)
     shards = make_shards(1)
     stuck, bucket = FakeBucket(shards), FakeBucket(shards)
     stuck.gates = {0: threading.Event()}

@@ -10,8 +10,9 @@ import pytest
 from pictures import damaged
 
 from catdog.errors import RunError
+from catdog.runs.folder import Position, read_commit
 from catdog.storage import Bucket, Folder, Stat, open_bucket
-from catdog.training.checkpoint import Checkpoints, Position, read_commit
+from catdog.training.checkpoint import Checkpoints
 
 
 def position(step: int, best: int | None = None) -> Position:

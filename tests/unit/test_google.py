@@ -18,9 +18,9 @@ from requests.exceptions import SSLError
 from catdog.data.prepare import prepare
 from catdog.data.shards import load_manifest
 from catdog.errors import CallerError, RunError
-from catdog.run import finished_recipe
+from catdog.runs.folder import finished_recipe
 from catdog.storage import Bucket, Changed, GoogleBucket, Stat, Unavailable, google, open_bucket
-from tests.fake_store import FakeStore, Fault
+from tests.stand_ins.fake_store import FakeStore, Fault
 
 CONTENT = bytes(range(256)) * 400
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catdog.data.order import Order, Share, evaluation, evaluation_needs, permutation, rows
+from catdog.data.order import Order, Share, evaluation_needs, evaluation_rows, permutation, replica_rows
 from catdog.errors import CallerError
 
 properties = settings(max_examples=60, deadline=None)
@@ -84,7 +84,7 @@ def test_needs_are_the_shards_that_a_worker_reads_with_their_first_and_last_step
     workers = min(workers, order.streams)
     for worker in range(workers):
         share = Share(worker, workers)
-        (mine,) = rows(order.streams, order.global_batch, share)
+        (mine,) = replica_rows(order.streams, order.global_batch, share)
         read = {}
         for step in range(start, start + length):
             batch = order.batch(step)
@@ -164,7 +164,7 @@ def test_oversampling_uses_all_of_the_commonest_class_when_streams_hold_as_many(
 def test_the_rows_of_all_workers_are_the_batch_exactly_once(streams, per_stream, workers, replicas):
     if workers * replicas > streams:
         return
-    shares = [rows(streams, streams * per_stream, Share(w, workers, replicas)) for w in range(workers)]
+    shares = [replica_rows(streams, streams * per_stream, Share(w, workers, replicas)) for w in range(workers)]
     assert len({share.shape for share in shares}) == 1
     real = np.concatenate([share[share >= 0] for share in shares])
     assert sorted(real.tolist()) == list(range(streams * per_stream))
@@ -183,7 +183,7 @@ def test_the_rows_of_all_workers_are_the_batch_exactly_once(streams, per_stream,
     st.integers(1, 4),
 )
 def test_evaluation_sees_each_example_exactly_once(sizes, batch, workers, replicas):
-    tables = [evaluation(sizes, batch, Share(w, workers, replicas)) for w in range(workers)]
+    tables = [evaluation_rows(sizes, batch, Share(w, workers, replicas)) for w in range(workers)]
     assert len({table.shape for table in tables}) == 1 and tables[0].shape[1] == replicas
     real = np.concatenate([table[table >= 0] for table in tables])
     assert sorted(real.tolist()) == list(range(sum(sizes)))
@@ -217,4 +217,4 @@ def test_what_does_not_fit_is_told_in_one_line(sizes, streams, batch, labels, to
 
 def test_more_replicas_than_streams_are_refused():
     with pytest.raises(CallerError, match=r"streams = 4.*replicas, 6"):
-        rows(4, 8, Share(0, 3, 2))
+        replica_rows(4, 8, Share(0, 3, 2))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from catdog.data.augment import CROP_AREA, CROP_ASPECT, CROP_X, CROP_Y, DRAWS, MIXUP, draws
 from catdog.data.cache import open_cache
-from catdog.data.order import WHOLE, Order, Share, evaluation, rows
+from catdog.data.order import WHOLE, Order, Share, evaluation_rows, replica_rows
 from catdog.data.pipeline import _crop_window, _decode, decode_whole, evaluation_dataset, train_dataset
 from catdog.data.records import Records
 from catdog.data.shards import Shard
@@ -112,7 +112,7 @@ def by_row(elements: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 def test_elements_hold_the_orders_examples_their_labels_and_draws(records):
     order = Order(SIZES, STREAMS, BATCH, 0)
-    (share,) = rows(STREAMS, BATCH, WHOLE)
+    (share,) = replica_rows(STREAMS, BATCH, WHOLE)
     for step, element in enumerate(train(records)):
         batch = order.batch(step)
         assert {name: (value.dtype.name, value.shape) for name, value in element.items()} == {
@@ -203,7 +203,7 @@ def test_evaluation_gives_each_picture_once_whole_with_its_label(records, worker
     seen: dict[int, int] = {}
     for worker in range(workers):
         share = Share(worker, workers, replicas)
-        dataset, table = evaluation_dataset(records, SIDE, batch, share), evaluation(SIZES, batch, share)
+        dataset, table = evaluation_dataset(records, SIDE, batch, share), evaluation_rows(SIZES, batch, share)
         elements = list(dataset.as_numpy_iterator())
         assert [e["example"].tolist() for e in elements] == table.reshape(-1, table.shape[2]).tolist()
         for element in elements:

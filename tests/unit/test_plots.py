@@ -10,8 +10,9 @@ import pytest
 from matplotlib import pyplot
 from PIL import Image
 
-from catdog.evaluation import history, plots
+from catdog.evaluation import plots
 from catdog.evaluation.metrics import summarize
+from catdog.runs.metrics import Line, best_epoch, epochs, parse_metrics, phases, smooth
 
 LABELS = np.array([0, 0, 1, 1, 1])
 PROBABILITIES = np.array([0.1, 0.7, 0.2, 0.8, 0.9])
@@ -29,7 +30,7 @@ def share(png: bytes, colour: str) -> float:
     return float((pixels(png) == wanted).all(axis=-1).mean())
 
 
-def lines(steps: int = 40, split_at: int = 20) -> list[history.Line]:
+def lines(steps: int = 40, split_at: int = 20) -> list[Line]:
     rows = []
     for step in range(1, steps + 1):
         row = {"step": step, "phase": "frozen" if step <= split_at else "finetune", "loss": 1 / step, "accuracy": 0.5}
@@ -141,13 +142,13 @@ def test_a_phone_can_show_every_plot_at_its_full_width():
 
 def test_history_leaves_out_a_line_that_was_cut():
     whole = json.dumps(lines()[0])
-    assert history.parse(f"{whole}\n{whole[:30]}".encode()) == [lines()[0]]
-    assert history.parse(b"") == []
-    assert history.parse(b"\xff\xfe\n[1]\nnull\n") == []
+    assert parse_metrics(f"{whole}\n{whole[:30]}".encode()) == [lines()[0]]
+    assert parse_metrics(b"") == []
+    assert parse_metrics(b"\xff\xfe\n[1]\nnull\n") == []
 
 
 def test_history_gives_a_row_an_epoch_with_the_mean_of_its_train_lines():
-    rows = history.epochs(lines())
+    rows = epochs(lines())
     assert [(row.number, row.phase, row.step) for row in rows] == [
         (1, "frozen", 10),
         (2, "frozen", 20),
@@ -157,10 +158,10 @@ def test_history_gives_a_row_an_epoch_with_the_mean_of_its_train_lines():
     assert rows[1].train_loss == pytest.approx(np.mean([1 / step for step in range(11, 21)]))
     assert rows[1].val_loss == pytest.approx(1 / 20)
     assert rows[1].images_per_s is None
-    assert history.best(rows) is rows[3]
-    assert history.phases(lines()) == [("frozen", 0, 20), ("finetune", 20, 40)]
+    assert best_epoch(rows) is rows[3]
+    assert phases(lines()) == [("frozen", 0, 20), ("finetune", 20, 40)]
 
 
 def test_smoothing_keeps_a_constant_and_does_not_lean_to_the_start():
-    assert history.smooth(np.full(9, 0.7), 5) == pytest.approx(np.full(9, 0.7))
-    assert history.smooth(np.array([4.0, 2.0]), 3) == pytest.approx([4.0, (0.5 * 4 + 2) / 1.5])
+    assert smooth(np.full(9, 0.7), 5) == pytest.approx(np.full(9, 0.7))
+    assert smooth(np.array([4.0, 2.0]), 3) == pytest.approx([4.0, (0.5 * 4 + 2) / 1.5])

@@ -21,7 +21,7 @@ from catdog.errors import CallerError, RunError
 from catdog.evaluation.evaluate import evaluate
 from catdog.evaluation.metrics import summarize
 from catdog.evaluation.predict import predict
-from catdog.evaluation.trained import BATCH
+from catdog.evaluation.trained_model import BATCH
 from catdog.recipe import Cache, Data, Recipe, to_toml
 from catdog.storage import Bucket, Folder, open_bucket
 

@@ -15,14 +15,14 @@ from small_runs import RECIPE, begin, delete_checkpoint, finish, train
 
 from catdog import cli
 from catdog.errors import CallerError, RunError
-from catdog.pull import Pulled, pull
 from catdog.recipe import override
+from catdog.runs import lease
+from catdog.runs.lease import LEASE, hold
+from catdog.runs.pull import Pulled, pull
 from catdog.storage import Bucket, Folder, GoogleBucket, Stat, open_bucket
 from catdog.storage.bucket import nobody
-from catdog.training import lease
 from catdog.training.checkpoint import Checkpoints
-from catdog.training.lease import LEASE, hold
-from tests.fake_store import FakeStore, Fault
+from tests.stand_ins.fake_store import FakeStore, Fault
 
 BESIDE = [
     "evaluation/test/metrics.json",

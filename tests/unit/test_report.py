@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catdog.evaluation import history
 from catdog.evaluation.metrics import summarize
 from catdog.evaluation.plots import Mistake
 from catdog.evaluation.report import render
 from catdog.recipe import Data, Recipe
+from catdog.runs.metrics import Line, parse_metrics
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -70,7 +70,7 @@ def page(
     return render(name, metrics | changes, Recipe(data=Data(side=160)), lines, images, mistakes)
 
 
-def lines(epochs: int) -> list[history.Line]:
+def lines(epochs: int) -> list[Line]:
     text = ""
     for epoch in range(1, epochs + 1):
         row = {
@@ -87,7 +87,7 @@ def lines(epochs: int) -> list[history.Line]:
             + json.dumps(row | {"split": "val"})
             + "\n"
         )
-    return history.parse(text.encode())
+    return parse_metrics(text.encode())
 
 
 def test_page_loads_nothing_and_runs_nothing():

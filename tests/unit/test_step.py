@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from catdog.data.augment import DRAWS
-from catdog.data.order import Share, rows
+from catdog.data.order import Share, replica_rows
 from catdog.recipe import Augment, Data, Loss, Model, Optimizer, Recipe
 from catdog.training.state import INITIAL_SCALE, TrainingState
 from catdog.training.step import StepSettings, losses, make_predict_step, make_train_step
@@ -68,7 +68,7 @@ class Harness:
         image = (rng.integers(0, 128, (BATCH, SIDE, SIDE, 3)) + 100 * label[:, None, None, None]).astype(np.uint8)
         draws = rng.random((BATCH, DRAWS), np.float32)
         weight = np.array([weights.get(row, 1.0) for row in range(BATCH)], np.float32)
-        table = rows(STREAMS, BATCH, Share(replicas=self.replicas))
+        table = replica_rows(STREAMS, BATCH, Share(replicas=self.replicas))
 
         def share(context: Any) -> dict[str, tf.Tensor]:
             own = table[context.replica_id_in_sync_group]

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from ray.job_submission import JobDetails, JobStatus
 
-from catdog import recipe as recipes
 from catdog.errors import CallerError, RunError
-from catdog.recipe import Data, Recipe, Run
-from job import follow, submit, working_dir
-from job.follow import Following
-from job.jobs import Unreachable, dashboard, job_exit_code
-from job.printing import print_job, print_jobs
+from catdog.recipe import Data, Recipe, Run, load_recipe
+from job.submit import __main__ as submit
+from job.submit import follow, working_dir
+from job.submit.follow import Following
+from job.submit.jobs import Unreachable, dashboard, job_exit_code
+from job.submit.status import print_job, print_jobs
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "job/recipes/quickstart.toml")
@@ -152,7 +152,7 @@ def test_the_whole_of_both_packages_goes_along_as_they_are_installed() -> None:
     with working_dir.working_dir(PLACED, code=True) as folder:
         assert files(folder) == {"recipe.toml"} | {path.relative_to(ROOT).as_posix() for path in code}
         assert all((folder / path.relative_to(ROOT)).read_bytes() == path.read_bytes() for path in code)
-        assert recipes.load(folder / "recipe.toml") == PLACED
+        assert load_recipe(folder / "recipe.toml") == PLACED
     assert not folder.exists()
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pictures import class_folders, damaged, encoded, picture, thread_pool
 
-from catdog.data import example
 from catdog.data import verify as module
+from catdog.data.example import Value, decode_example, encode_example
 from catdog.data.prepare import prepare
 from catdog.data.shards import Manifest, load_manifest
 from catdog.data.tfrecord import record_index, write_records
@@ -43,15 +43,15 @@ def faults_of_shard(bucket: Bucket, manifest: Manifest | None = None) -> list[st
     return shard_faults(bucket, shard)
 
 
-def rewrite(bucket: Bucket, edit: Callable[[dict[str, example.Value]], object]) -> list[str]:
+def rewrite(bucket: Bucket, edit: Callable[[dict[str, Value]], object]) -> list[str]:
     """Change record 2 of the shard, with every checksum right again; gives the shard's faults."""
     path = bucket.local(SHARD)
     content = path.read_bytes()
     with open(path, "rb") as file:
         payloads = [content[offset : offset + length] for offset, length in record_index(file).tolist()]
-    features = example.decode(payloads[2])
+    features = decode_example(payloads[2])
     edit(features)
-    payloads[2] = example.encode(features)
+    payloads[2] = encode_example(features)
     write_records(path, payloads)
     (shard,) = (shard for shard in load_manifest(bucket).shards if shard.name == SHARD)
     return shard_faults(bucket, replace(shard, bytes=path.stat().st_size, crc32c=crc32c(path)))
@@ -162,7 +162,7 @@ def test_a_manifest_that_contradicts_itself_is_found(
     ],
 )
 def test_a_wrong_record_with_right_checksums_is_found_and_named(
-    bucket: Bucket, edit: Callable[[dict[str, example.Value]], object], told: str
+    bucket: Bucket, edit: Callable[[dict[str, Value]], object], told: str
 ) -> None:
     (fault,) = rewrite(bucket, edit)
     assert fault.startswith(f"{SHARD} record 2: ") and told in fault

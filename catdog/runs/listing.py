@@ -7,13 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from catdog import recipe as recipes
 from catdog.errors import CallerError, one_line
-from catdog.evaluation import history
-from catdog.run import METRICS, MODEL, RECIPE, REPORT, evaluation
+from catdog.recipe import parse_recipe
+from catdog.runs.folder import METRICS, MODEL, RECIPE, REPORT, committed, evaluation
+from catdog.runs.lease import LEASE, held
+from catdog.runs.metrics import Epoch, best_epoch, epochs, parse_metrics
 from catdog.storage import Bucket
-from catdog.training.checkpoint import committed
-from catdog.training.lease import LEASE, held
 
 THREADS = 16
 """Runs that are looked into at a time."""
@@ -34,7 +33,7 @@ class Summary:
     """When the newest of its objects was written, in seconds since the epoch."""
     step: int | None
     """Step of the newest committed checkpoint."""
-    best: history.Epoch | None = None
+    best: Epoch | None = None
     """The validation of the lowest loss."""
     test_accuracy: float | None = None
     fault: str = ""
@@ -90,8 +89,8 @@ def _summary(bucket: Bucket, folder: str, times: Mapping[str, float], now: float
     metrics = run.find(METRICS) if METRICS in times else None
     tested = run.find(_TESTED) if REPORT in times else None
     try:
-        recipes.parse(recipe, RECIPE)
-        best = history.best(history.epochs(history.parse(metrics or b"")))
+        parse_recipe(recipe, RECIPE, of_run=True)
+        best = best_epoch(epochs(parse_metrics(metrics or b"")))
         accuracy = float(json.loads(tested)["accuracy"]) if tested else None
     except (CallerError, ValueError, KeyError, TypeError) as error:
         return Summary(name, "unreadable", changed, step, fault=one_line(error))

@@ -8,13 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from catdog.data.entries import LOCK, Entries
-from catdog.data.fetching import FetchedShards
+from catdog.data.cache.disk import LOCK, Entries
+from catdog.data.cache.limit import require_limit, required_bytes
+from catdog.data.cache.prefetch import Closed, FetchedShards
 from catdog.data.order import Need
 from catdog.data.shards import Shard
 from catdog.errors import CallerError
 from catdog.recipe import Cache
 from catdog.storage import Bucket, Stat
+
+__all__ = ["Closed", "ShardCache", "ShardFiles", "open_cache", "require_limit", "required_bytes"]
 
 
 class ShardFiles(Protocol):

@@ -11,8 +11,8 @@ from catdog.data.shards import SPLITS, Manifest
 
 if TYPE_CHECKING:
     from catdog.evaluation.predict import Prediction
-    from catdog.pull import Pulled
-    from catdog.runs import Summary
+    from catdog.runs.listing import Summary
+    from catdog.runs.pull import Pulled
 
 
 def print_manifest(manifest: Manifest) -> None:

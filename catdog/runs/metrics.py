@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 Line = dict[str, Any]
 
@@ -27,7 +26,7 @@ class Epoch:
     data_wait: float | None
 
 
-def parse(content: bytes) -> list[Line]:
+def parse_metrics(content: bytes) -> list[Line]:
     """The lines of metrics.jsonl in order of steps; lines that a killed writer cut short are left out."""
     lines = []
     for text in content.decode(errors="replace").splitlines():
@@ -38,6 +37,11 @@ def parse(content: bytes) -> list[Line]:
         if isinstance(line, dict) and {"step", "split", "loss", "accuracy"} <= line.keys():
             lines.append(line)
     return sorted(lines, key=lambda line: line["step"])
+
+
+def kept_lines(content: bytes, step: int, validated: int) -> list[Line]:
+    """The lines of metrics.jsonl that a run which goes on from `step` has behind it."""
+    return [line for line in parse_metrics(content) if line["step"] <= (validated if line["split"] == "val" else step)]
 
 
 def phases(lines: Sequence[Line]) -> list[tuple[str, int, int]]:
@@ -78,20 +82,9 @@ def epochs(lines: Sequence[Line]) -> list[Epoch]:
     return rows
 
 
-def best(rows: Sequence[Epoch]) -> Epoch | None:
+def best_epoch(rows: Sequence[Epoch]) -> Epoch | None:
     """The row of the lowest validation loss, the first of equals: the weights of model.keras."""
     return min(rows, key=lambda row: row.val_loss, default=None)
-
-
-def smooth(values: NDArray[np.float64], span: float) -> NDArray[np.float64]:
-    """Exponential moving average over about `span` values, without the usual bias towards the start (as in Adam)."""
-    decay = 1 - 2 / (span + 1)
-    total = weight = 0.0
-    smoothed = np.empty_like(values)
-    for index, value in enumerate(values):
-        total, weight = decay * total + value, decay * weight + 1
-        smoothed[index] = total / weight
-    return smoothed
 
 
 def _mean(lines: Sequence[Line], key: str) -> float | None:

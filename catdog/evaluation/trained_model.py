@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from catdog.errors import RunError
 from catdog.recipe import Recipe
-from catdog.run import MODEL, finished_recipe
+from catdog.runs.folder import MODEL, finished_recipe
 from catdog.storage import Bucket
 
 BATCH = 64  # images at once: enough to fill a device, little enough for a laptop at any side

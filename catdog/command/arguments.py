@@ -1,7 +1,6 @@
 """The words of a command line: settings of a recipe among them, and what is wrong with them, in one line."""
 
 import contextlib
-import difflib
 import io
 import itertools
 import re
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
-from catdog.errors import CallerError
+from catdog.errors import CallerError, did_you_mean
 from catdog.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def _split(
             own += [word, *rest]
         elif not re.match("--|-[a-zA-Z]", word) or option in (*options, "-h", "--help"):
             own.append(word)
-        elif not settings_too or ("." not in option and (option[1] != "-" or _near(option, options))):
+        elif not settings_too or ("." not in option and (option[1] != "-" or did_you_mean(option, options))):
             raise CallerError(f"{name} has no option {option}: {hint(option, options)}; see {program} --help")
         else:
             text = value if equals else next(rest, None)
@@ -107,13 +106,6 @@ def recipe_help() -> str:
     return "\n".join(["Fields of a recipe, with their defaults:", "", *lines[first:]])
 
 
-def _near(word: str, known: list[str]) -> str:
-    """The known word that is most like this one, or an empty text."""
-    return next(iter(difflib.get_close_matches(word, known, 1)), "")
-
-
 def hint(word: str, known: list[str]) -> str:
-    near = _near(word, known)
-    if near:
-        return f"did you mean {near}?"
-    return f"there are {', '.join(known)}" if known else "it takes none"
+    """What was meant by a word that is none of the known ones, or else which there are."""
+    return did_you_mean(word, known) or (f"there are {', '.join(known)}" if known else "it takes none")

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from catdog import recipe as recipes
-from catdog.arguments import hint, parse_command
-from catdog.errors import DONE, CallerError, exit_code
-from catdog.places import absolute, require_places
-from job import working_dir as staging
+from catdog.command.arguments import parse_command
+from catdog.command.locations import absolute, require_places
+from catdog.errors import DONE, CallerError, did_you_mean, exit_code
+from catdog.recipe import load_recipe
+from job.submit.working_dir import RECIPE, named, working_dir
 
 if TYPE_CHECKING:
-    from job.jobs import Jobs
+    from job.submit.jobs import Jobs
 
 PROGRAM = "python -m job.submit"
-ENTRYPOINT = f"python -m job.train {staging.RECIPE}"
+ENTRYPOINT = f"python -m job.train {RECIPE}"
 
 Address = Annotated[
     str | None,
@@ -61,12 +61,12 @@ class Submit:
     """Fields of the recipe and their new values, filled in by `parse_command`."""
 
     def execute(self) -> int:
-        recipe = recipes.load(self.recipe, [*self.settings, ("cluster.workers", self.workers), ("run.uri", self.run)])
+        recipe = load_recipe(self.recipe, [*self.settings, ("cluster.workers", self.workers), ("run.uri", self.run)])
         require_places(recipe)
         recipe = absolute(recipe)
-        env = staging.named(self.env, os.environ)
+        env = named(self.env, os.environ)
         jobs = _jobs(self.address)
-        with staging.working_dir(recipe, code=not self.image) as folder:
+        with working_dir(recipe, code=not self.image) as folder:
             job_id = jobs.submit(ENTRYPOINT, folder, env, recipe.run.uri)
         if self.no_wait:
             print(job_id)
@@ -85,7 +85,7 @@ class Status:
     """Address of the cluster's dashboard, as in http://HEAD:8265."""
 
     def execute(self) -> int:
-        from job.printing import print_job, print_jobs
+        from job.submit.status import print_job, print_jobs
 
         jobs = _jobs(self.address)
         if self.job_id:
@@ -126,7 +126,7 @@ class Stop:
     """Address of the cluster's dashboard, as in http://HEAD:8265."""
 
     def execute(self) -> int:
-        from job.printing import ending
+        from job.submit.status import ending
 
         jobs = _jobs(self.address)
         before = jobs.job(self.job_id)
@@ -153,19 +153,19 @@ def parse(arguments: list[str]) -> Submit | Status | Logs | Stop:
     name = arguments[0] if arguments else "--help"
     if name in COMMANDS:
         return parse_command(COMMANDS[name], name, f"{PROGRAM} {name}", arguments[1:])
-    if (near := hint(name, list(COMMANDS))).startswith("did you mean") and not Path(name).exists():
+    if (near := did_you_mean(name, COMMANDS)) and not Path(name).exists():
         raise CallerError(f"{name!r} is neither a command nor a recipe: {near}")
     return parse_command(Submit, "job.submit", PROGRAM, arguments or ["--help"])
 
 
 def _jobs(address: str | None) -> "Jobs":
-    from job.jobs import Jobs, dashboard  # here, for Ray takes a second to import
+    from job.submit.jobs import Jobs, dashboard  # here, for Ray takes a second to import
 
     return Jobs(dashboard(address, os.environ))
 
 
 def _followed(jobs: "Jobs", job_id: str) -> int:
-    from job.follow import follow
+    from job.submit.follow import follow
 
     return follow(jobs, job_id)
 

@@ -1,4 +1,4 @@
-"""How much room the cache must have for a run."""
+"""The least that `cache.max_bytes` may be for a run."""
 
 from collections.abc import Iterable, Sequence
 
@@ -20,7 +20,7 @@ def required_bytes(
     return sum(_most_at_once(shards, rows) for shards in streams) + _most_at_once(others, other_rows)
 
 
-def require_room(settings: Cache, needed: int) -> None:
+def require_limit(settings: Cache, needed: int) -> None:
     """Raise CallerError when the limit is below the bytes that must be held at once."""
     if settings.max_bytes < needed:
         raise CallerError(

@@ -11,13 +11,26 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from catdog import recipe as recipes
 from catdog.errors import CallerError, RunError
-from catdog.recipe import Recipe
-from catdog.run import CHECKPOINTS, METRICS, MODEL, RECIPE, REPORT, TENSORBOARD, evaluation, recipe_of
+from catdog.recipe import Recipe, differences
+from catdog.runs.folder import (
+    CHECKPOINTS,
+    METRICS,
+    MODEL,
+    RECIPE,
+    REPORT,
+    TENSORBOARD,
+    Commit,
+    commit_name,
+    committed,
+    evaluation,
+    read_commit,
+    recipe_of,
+    require_committed,
+    state_name,
+)
+from catdog.runs.lease import LEASE, held
 from catdog.storage import Bucket, Folder, Stat, Unavailable, crc32c
-from catdog.training.checkpoint import Commit, commit_name, committed, read_commit, require_committed, state_name
-from catdog.training.lease import LEASE, held
 
 THREADS = 8
 """Files that are fetched at a time."""
@@ -112,7 +125,7 @@ def _check_folder(folder: Folder, run: Bucket, recipe: Recipe, commit: Commit, n
     if before is None:
         return False
     ours = _committed_in(folder)
-    different = recipes.differences(before, recipe)
+    different = differences(before, recipe)
     manifest = _manifest(folder, ours[-1]) if ours else None
     if manifest is not None and manifest != commit.position.manifest:
         different.append(f"the data set's manifest: {manifest[:12]} → {commit.position.manifest[:12]}")

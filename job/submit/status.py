@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from ray.job_submission import JobDetails, JobStatus
 
-from job.jobs import RUN
+from job.submit.jobs import RUN
 
 
 def print_jobs(jobs: Sequence[JobDetails]) -> None:

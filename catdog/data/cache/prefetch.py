@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from catdog.data import entries
-from catdog.data.entries import Entries, is_linked, locked, touch
+from catdog.data.cache.disk import Entries, is_linked, locked, touch
+from catdog.data.cache.limit import require_limit
 from catdog.data.order import Need
-from catdog.data.room import require_room
 from catdog.data.shards import Shard
 from catdog.errors import RunError
 from catdog.recipe import Cache
@@ -41,13 +40,13 @@ class FetchedShards:
     by a shared lock on its entry. It is wanted later if it is among the next needs of a pass.
     """
 
-    def __init__(self, bucket: Bucket, pins: Mapping[str, Stat], settings: Cache, disk: Entries) -> None:
+    def __init__(self, bucket: Bucket, pins: Mapping[str, Stat], settings: Cache, entries: Entries) -> None:
         self._bucket = bucket
         self._pins = pins
         self._settings = settings
-        self._disk = disk
-        self._patience = max(entries.PATIENCE, bucket.patience)  # others may wait for the same store
-        self._paths = {name: disk.path(name, pin) for name, pin in pins.items()}
+        self._disk = entries
+        self._patience = max(disk.PATIENCE, bucket.patience)  # others may wait for the same store
+        self._paths = {name: entries.path(name, pin) for name, pin in pins.items()}
         self._checked: set[str] = set()  # what was found whole, or fetched, at least once
         self._changed = threading.Condition()  # guards all that follows
         self._closed = False
@@ -192,7 +191,7 @@ class FetchedShards:
     def _bring(self, name: str, urgent: bool) -> BinaryIO | None:
         """A shard's file, held; None when it is wanted only later and now there is no room or another fetches it."""
         path, size, patient_since = self._paths[name], self._pins[name].size, time.monotonic()
-        require_room(self._settings, size)
+        require_limit(self._settings, size)
         while not self._closed:
             if held := locked(path, fcntl.LOCK_SH):
                 if self._is_whole(name, held):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from catdog.places import absolute
+from catdog.command.locations import absolute
 from catdog.recipe import Cache, Data, Model, Recipe, Run
 
 PLACED = Recipe(data=Data(uri="/data"), run=Run(uri="gs://bucket/run"))

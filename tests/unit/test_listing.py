@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from small_runs import begin, finish, train
 
-from catdog import cli, printing
-from catdog.runs import Summary, by_run, find_runs
+from catdog import cli
+from catdog.command import printing
+from catdog.runs import lease
+from catdog.runs.lease import LEASE, hold
+from catdog.runs.listing import Summary, by_run, find_runs
 from catdog.storage import Bucket, Folder, open_bucket
-from catdog.training import lease
-from catdog.training.lease import LEASE, hold
-from tests.fake_store import FakeStore
+from tests.stand_ins.fake_store import FakeStore
 
 
 @pytest.fixture(params=["folder", "gs"])

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from ray.job_submission import JobDetails
 
 from catdog.errors import INTERRUPTED, RunError
-from job.jobs import Jobs, Unreachable, job_exit_code
-from job.printing import ending
+from job.submit.jobs import Jobs, Unreachable, job_exit_code
+from job.submit.status import ending
 
 PATIENCE = 120.0  # seconds that the cluster may be away
 

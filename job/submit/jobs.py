@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -14,11 +15,11 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from catdog.errors import DONE, FAILED, CallerError, RunError, one_line
+from catdog.errors import DONE, FAILED, CallerError, RunError, one_line, signalled
 
 RUN = "run"  # the key under which a job's metadata hold its run's URI
 GRACE = 60  # seconds that a stopped job has to commit its state before Ray kills it; Ray's own 3 may be too few
-STOPPED = 128 + 15
+STOPPED = signalled(signal.SIGTERM)
 
 _OLDEST = "2.60"
 _TIMEOUT = (10, 60)  # seconds to connect, and between two bytes of an answer
@@ -167,7 +168,7 @@ def job_exit_code(job: JobDetails) -> int:
     if job.status is JobStatus.SUCCEEDED:
         return DONE
     code = job.driver_exit_code or FAILED  # Ray failed it before its program had ended, or begun
-    return code if code > 0 else 128 - code
+    return code if code > 0 else signalled(-code)
 
 
 def _check(address: str) -> None:

@@ -10,8 +10,8 @@ from ray.train.v2._internal.execution.storage import StorageContext
 from catdog.errors import CallerError
 from catdog.recipe import Recipe, Run
 from catdog.storage import open_bucket
-from job.storage import claim, ray_storage, release
-from tests.fake_store import FakeStore
+from job.ray_storage import claim, ray_storage, release
+from tests.stand_ins.fake_store import FakeStore
 
 RUN = Recipe(run=Run(uri="gs://bucket/runs/photos"))
 

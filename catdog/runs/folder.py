@@ -1,0 +1,145 @@
+"""The folder of a run: the names of what lies in it, the recipe that it was begun with, and its commits."""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from catdog import __version__
+from catdog.errors import CallerError, FinalError, RunError
+from catdog.recipe import VERSION, Recipe, parse_recipe
+from catdog.storage import Bucket, Stat
+
+RECIPE = "recipe.toml"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+MODEL = "model.keras"
+REPORT = "report.html"
+TENSORBOARD = "tensorboard"
+COMMIT = "COMMITTED.json"
+STATE = "state.npz"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands, beside its arrays: plain values that JSON keeps exactly.
+
+    Commits of earlier versions are read, so a field that comes later has a default, which means what was done before.
+    """
+
+    step: int
+    """Optimizer steps done."""
+    validated: int
+    """Step of the last validation; 0 before the first."""
+    best_loss: float | None
+    """Lowest validation loss so far, and the step that it was reached at."""
+    best_step: int | None
+    window: dict[str, float]
+    """Sums over the steps since the last line of metrics."""
+    manifest: str
+    """Digest of the data set's manifest."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """Tables of the recipe; empty in a commit of catdog 0.1.0, which has only a digest of them."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What makes a checkpoint valid."""
+
+    position: Position
+    state: Stat
+    """Size and crc32c of its state."""
+
+    def to_json(self) -> bytes:
+        files = [{"name": STATE, "size": self.state.size, "crc32c": self.state.crc32c}]
+        content = {VERSION: __version__, "position": asdict(self.position), "files": files}
+        return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+
+
+def checkpoint_folder(step: int) -> str:
+    """Where the files of a checkpoint lie in its run."""
+    return f"{CHECKPOINTS}/step-{step:08d}"
+
+
+def commit_name(step: int) -> str:
+    """The object that a checkpoint is valid with."""
+    return f"{checkpoint_folder(step)}/{COMMIT}"
+
+
+def state_name(step: int) -> str:
+    """The object that holds a checkpoint's arrays."""
+    return f"{checkpoint_folder(step)}/{STATE}"
+
+
+def checkpoint_files(names: Iterable[str]) -> dict[int, list[str]]:
+    """The files of each checkpoint's folder, committed or not, by step, among the names of a run's objects."""
+    found: dict[int, list[str]] = {}
+    for name in names:
+        if match := re.fullmatch(rf"{CHECKPOINTS}/step-(\d{{8,}})/(.+)", name):
+            found.setdefault(int(match[1]), []).append(match[2])
+    return found
+
+
+def committed(names: Iterable[str]) -> list[int]:
+    """Steps of the committed checkpoints among the names of a run's objects, ascending."""
+    return sorted(step for step, files in checkpoint_files(names).items() if {COMMIT, STATE} <= {*files})
+
+
+def read_commit(run: Bucket, step: int) -> Commit:
+    """Raises FileNotFoundError where the step is not committed, and FinalError for what is no commit, or one of a later
+    version with fields that this one does not know."""
+    name = f"{run.uri}/{commit_name(step)}"
+    content = run.read(commit_name(step))
+    try:
+        commit = json.loads(content)
+        position = dict(commit["position"])
+        if isinstance(position.get("recipe"), str):  # the digest of catdog 0.1.0
+            del position["recipe"]
+        if unknown := sorted(position.keys() - {each.name for each in fields(Position)}):
+            raise FinalError(
+                f"{name}: position.{unknown[0]} is not a field of a commit (it is of catdog"
+                f" {commit.get(VERSION, '0.1.0')}, and this is {__version__})"
+            )
+        (state,) = (file for file in commit["files"] if file["name"] == STATE)
+        return Commit(Position(**position), Stat(state["size"], state["crc32c"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise FinalError(f"{name}: is not the commit of a checkpoint: {error!r}") from None
+
+
+def require_committed(name: str, found: Stat | None, expected: Stat) -> None:
+    """Raise RunError that names an object which is not what was committed."""
+    if found is None or (found.size, found.crc32c) != (expected.size, expected.crc32c):
+        raise RunError(
+            f"{name}: committed with {expected.size} bytes and crc32c {expected.crc32c}, found "
+            f"{f'{found.size} bytes and {found.crc32c}' if found else 'nothing'};"
+            " delete its folder to go on from the checkpoint before it"
+        )
+
+
+def evaluation(split: str, other: str = "") -> str:
+    """Where the evaluation on a split lies; `other` is the digest of the data set when it is not the run's own."""
+    return f"evaluation/{split}-{other[:8]}" if other else f"evaluation/{split}"
+
+
+def evaluated_on(run: Bucket) -> str | None:
+    """Digest of the data set of the evaluation that ends a run's training, so of the run's own; None before that."""
+    name = f"{evaluation('test')}/metrics.json"
+    return json.loads(run.read(name))["data"]["digest"] if run.exists(name) else None
+
+
+def recipe_of(run: Bucket) -> Recipe | None:
+    """The recipe that a run was begun with; None where there is no run."""
+    content = run.find(RECIPE)
+    return None if content is None else parse_recipe(content, f"{run.uri}/{RECIPE}", of_run=True)
+
+
+def finished_recipe(run: Bucket) -> Recipe:
+    """The recipe of a run that has its model; raises CallerError where there is no run or its training is not finished."""
+    recipe = recipe_of(run)
+    if recipe is None:
+        run.list(RECIPE)  # tells of a bucket that is not there
+        raise CallerError(f"{run.uri}: there is no run here (no {RECIPE}); give the folder that `catdog train` wrote")
+    if not run.exists(MODEL):
+        raise CallerError(f"{run.uri}: has no {MODEL}: run `catdog train` again to finish its training")
+    return recipe
