@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from catdog.runs.metrics import kept_lines
 from catdog.storage import open_bucket
-from catdog.training.log import MetricsLog, Screen, kept_lines
+from catdog.training.log import MetricsLog
+from catdog.training.screen import Screen
 
 
 def line(step: int, split: str = "train", loss: float = 0.5) -> dict[str, object]:

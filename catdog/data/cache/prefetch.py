@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from catdog.data.cache import disk
 from catdog.data.cache.disk import Entries, is_linked, locked, touch
 from catdog.data.cache.limit import require_limit
 from catdog.data.order import Need
