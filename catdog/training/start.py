@@ -1,7 +1,7 @@
 """What a run begins with: data, devices, room for the shards, and what all its workers agree on."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -112,10 +112,11 @@ def _begin(
 
     Raises CallerError when the run has another recipe or data set.
     """
-    newest = max(checkpoints.steps(), default=None)
+    newest, begun = max(checkpoints.steps(), default=None), [recipe_of(run)]
     position = checkpoints.position(newest) if newest is not None else None
-    begun = _begun_with(run, position)
-    before = begun[0] if begun else None
+    if position is not None and position.recipe:
+        begun.append(from_table(position.recipe, run.uri, of_run=True))
+    before = next(filter(None, begun), None)
     recipe = _settle_precision(as_begun(recipe, before), before)
     if position is not None:
         _refuse_another_run(recipe, begun, position, manifest, run)
@@ -135,20 +136,16 @@ def _settle_precision(recipe: Recipe, before: Recipe | None) -> Recipe:
     return override(recipe, [("run.precision", precision)])
 
 
-def _begun_with(run: Bucket, position: Position | None) -> list[Recipe]:
-    """The recipe that the run was begun with, as its file tells and as its newest commit does; the file may be edited."""
-    commit = from_table(position.recipe, run.uri, of_run=True) if position is not None and position.recipe else None
-    return [recipe for recipe in (recipe_of(run), commit) if recipe is not None]
-
-
 def _refuse_another_run(
-    recipe: Recipe, begun: list[Recipe], position: Position, manifest: Manifest, run: Bucket
+    recipe: Recipe, begun: Iterable[Recipe | None], position: Position, manifest: Manifest, run: Bucket
 ) -> None:
-    if not begun:
+    """The recipe is compared with what the run's file tells and with what its commit does, for the file can be edited."""
+    told = list(filter(None, begun))
+    if not told:
         raise CallerError(
             f"{run.uri}: holds checkpoints but no {RECIPE} that tells whose: name another folder with --run"
         )
-    different = list(dict.fromkeys(text for before in begun for text in differences(before, recipe)))
+    different = list(dict.fromkeys(text for before in told for text in differences(before, recipe)))
     if position.manifest != manifest.digest:
         different.append(f"the data set's manifest: {position.manifest[:12]} → {manifest.digest[:12]}")
     if different:

@@ -72,8 +72,11 @@ def _train_all(start: Start, asked: StopRequest, report: Report) -> int:
 
 
 def _loop(start: Start, state: TrainingState, progress: Progress, phase: "_Phase", asked: StopRequest) -> None:
-    """At the top of each turn `step` steps are done. The turn validates if an epoch ends there, saves if it is time to,
-    and takes the next step; so neither the end of the run nor a restart at any step needs code of its own."""
+    """Take the steps that are left of the run.
+
+    At the top of each turn `step` steps are done. The turn validates if an epoch ends there, saves if it is time to, and
+    takes the next step; so neither the end of the run nor a restart at any step needs code of its own.
+    """
     validate = make_validation(start.strategy, state.model, start.val, start.recipe)
     agreement = StopAgreement(start.group, asked)
     total = start.plan[-1].stop

@@ -1,0 +1,37 @@
+"""`catdog` with a backbone of a few hundred weights, so that a run with its state can be kept among the tests.
+
+Usage: python -m tests.integration.small_backbone STEP train RECIPE ...; at that step it is asked to stop, 0 is none.
+"""
+
+import signal
+import sys
+
+import keras
+
+from catdog import cli, model
+from catdog.training.window import Window
+
+
+def backbone(settings: object, side: int) -> keras.Model:
+    images = keras.Input((side, side, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(images)
+    x = keras.layers.Conv2D(4, 8, strides=8, use_bias=False, name="block1a_conv")(x)
+    x = keras.layers.BatchNormalization(name="block1a_bn")(x)
+    return keras.Model(images, keras.layers.Activation("swish", name="block1a_activation")(x))
+
+
+def stopped_at(last: int) -> None:
+    add = Window.add
+
+    def add_and_stop(window: Window, step: int, outcome: dict) -> None:
+        add(window, step, outcome)
+        if step == last:
+            signal.raise_signal(signal.SIGTERM)
+
+    Window.add = add_and_stop  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    model._backbone = backbone  # type: ignore[assignment]
+    stopped_at(int(sys.argv[1]))
+    sys.exit(cli.run(sys.argv[2:]))
