@@ -30,15 +30,14 @@ def first_position(start: Start) -> tuple[Position, Arrays | None]:
 
     Raises FinalError when the best checkpoint so far is gone, for the run could not end with it.
     """
+    recipe = to_table(start.recipe)
     if start.newest is None:
-        recipe = to_table(start.recipe)
-        return Position(
-            0, 0, best_loss=None, best_step=None, window={}, manifest=start.manifest.digest, recipe=recipe
-        ), None
+        manifest = start.manifest.digest
+        return Position(0, 0, best_loss=None, best_step=None, window={}, manifest=manifest, recipe=recipe), None
     position, arrays = start.checkpoints.restore(start.newest)
     if position.best_step is not None and position.best_step not in start.checkpoints.steps():
         raise FinalError(f"{start.run.uri}: its best checkpoint, step {position.best_step}, is gone; start a new run")
-    return position, arrays
+    return replace(position, recipe=recipe), arrays
 
 
 class Progress:
