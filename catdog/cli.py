@@ -16,11 +16,13 @@ from catdog.command.arguments import hint, parse_command
 from catdog.command.locations import require_data, require_places
 from catdog.command.printing import as_json, print_evaluation, print_manifest, print_pulled, print_runs, shown
 from catdog.command.quiet_tensorflow import import_tensorflow
+from catdog.command.stopped import end_stopped
 from catdog.data.shards import CLASSES, SKIPPED, load_manifest
-from catdog.errors import DONE, FAILED, CallerError, exit_code, signalled
+from catdog.errors import DONE, FAILED, CallerError, exit_code
 from catdog.recipe import Cache, load_recipe
 from catdog.runs.folder import REPORT, evaluated_on, evaluation, finished_recipe
 from catdog.storage import Folder, open_bucket
+from catdog.training.signals import Stopped
 
 DESCRIPTION = """Train a cat/dog classifier by transfer learning: the same run on a laptop or a cluster.
 
@@ -131,14 +133,12 @@ class Train:
         require_places(recipe)
         require_data(recipe)
         import_tensorflow()
-        from catdog.training.signals import Stopped
         from catdog.training.trainer import train
 
         try:
             metrics = train(recipe)
         except Stopped as stopped:
-            print(f"catdog: {stopped}; the same command goes on from there", file=sys.stderr)
-            return signalled(stopped.number)
+            return end_stopped("catdog", stopped)
         if metrics is not None:
             print_evaluation(metrics)
             print(f"report {recipe.run.uri}/{REPORT}")

@@ -8,6 +8,8 @@ from typing import Any
 import ray
 from ray.train.backend import Backend, BackendConfig
 
+from job.ray_private.pieces import ON_ONE_WORKER
+
 
 class TfConfig(BackendConfig):
     """Ray's own TensorflowConfig without its import of TensorFlow, which costs each process of the job seconds."""
@@ -20,7 +22,8 @@ class TfConfig(BackendConfig):
 class _Backend(Backend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         addresses = worker_group.execute(_free_address)
-        ray.get([worker_group.execute_single_async(n, _begin, addresses, n) for n in range(len(addresses))])
+        begin = ON_ONE_WORKER.of(worker_group)
+        ray.get([begin(n, _begin, addresses, n) for n in range(len(addresses))])
 
 
 def free_port() -> int:

@@ -3,9 +3,9 @@
 import time
 
 import ray
-from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import DefaultAutoscalingCoordinator
 
 from catdog.recipe import Cluster
+from job.ray_private.pieces import AUTOSCALING_COORDINATOR, DRAINING_NODES, FREE_BY_NODE
 
 _RENEW = 20.0
 """Seconds after which a demand is renewed."""
@@ -29,8 +29,8 @@ def gpus_per_worker(cluster: Cluster) -> int:
 def free_workers(cluster: Cluster) -> int:
     """For how many more workers there is room now."""
     needed = _needed(cluster)
-    going = ray._private.state.state.get_draining_nodes()
-    hosts = [free for host, free in ray._private.state.available_resources_per_node().items() if host not in going]
+    going = DRAINING_NODES.get()()
+    hosts = [free for host, free in FREE_BY_NODE.get()().items() if host not in going]
     return sum(min(int(free.get(kind, 0) // count) for kind, count in needed.items()) for free in hosts)
 
 
@@ -51,7 +51,7 @@ class Demand:
 
     def __init__(self, cluster: Cluster, run: str) -> None:
         self._cluster = cluster
-        self._coordinator = DefaultAutoscalingCoordinator(f"catdog {run}")
+        self._coordinator = AUTOSCALING_COORDINATOR.get()(f"catdog {run}")
         self._asked, self._renewed = 0, 0.0
 
     def renew(self, workers: int) -> None:

@@ -15,16 +15,15 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 import ray
-from ray.train.v2._internal.exceptions import RayTrainError, WorkerGroupStartupTimeoutError
-from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 
 from catdog.errors import CallerError, FinalError, HeldError, RunError, one_line, signalled
 from catdog.recipe import Recipe, check_replicas, check_strategy, override, to_toml
 from catdog.training.signals import Stopped, StopRequest, listening
 from job.backend import TfConfig, free_port
 from job.capacity import Demand, free_workers, gpus_per_worker, lacking, worker_resources
+from job.ray_private import names
+from job.ray_private.pieces import CLUSTER, START_TIMED_OUT, TRAIN_ERROR, TRAINER, check
 from job.ray_storage import claim, ray_storage, release
 from job.stopping import Coordinator
 from job.worker import work
@@ -41,6 +40,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     CallerError, RunError, and Stopped after a SIGTERM or Ctrl-C to this process, once the state is committed; and
     SystemExit with the exit code of a signal that came before any worker had begun.
     """
+    check(CLUSTER)
     attempts, failures, left_at = 0, 0, -1
     with _cluster(recipe), listening() as stop:
         recipe = override(recipe, [("cluster.gpus", str(gpus_per_worker(recipe.cluster)))])
@@ -132,19 +132,20 @@ def _begun(recipe: Recipe, coordinator: Any, stop: StopRequest, demand: Demand) 
                 told = True
         failure = fit.exception()
         if not isinstance(failure, ControllerError) or not isinstance(
-            failure.controller_failure, WorkerGroupStartupTimeoutError
+            failure.controller_failure, START_TIMED_OUT.get()
         ):
             return fit, workers
 
 
-def _trainer(recipe: Recipe, coordinator: Any, workers: int) -> DataParallelTrainer:
+def _trainer(recipe: Recipe, coordinator: Any, workers: int) -> Any:
     """Ray's TensorflowTrainer but for its TensorflowConfig, which would import TensorFlow here and in Ray's own processes."""
     # What ends workers comes to `train`, which tells the recipe's failures from the cluster's.
-    limits = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
-    run_config: Any = RunConfig(
+    # mypy sees the classes of Ray Train's first version, which `ray.train` exchanges for those of the second.
+    limits = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)  # type: ignore[call-arg]
+    run_config = RunConfig(  # type: ignore[call-arg]
         **ray_storage(recipe), failure_config=limits, logging_config=LoggingConfig(log_level="CRITICAL")
     )
-    return DataParallelTrainer(
+    return TRAINER.get()(
         work,
         train_loop_config={"recipe": to_toml(recipe), "coordinator": coordinator},
         backend_config=TfConfig(),
@@ -176,7 +177,7 @@ def cause(error: WorkerGroupError) -> Exception:
     rank, found_first = next(iter(first.items()))
     if isinstance(found_first, RunError):
         return found_first
-    if isinstance(found_first, ray.exceptions.RayError | RayTrainError):
+    if isinstance(found_first, (ray.exceptions.RayError, TRAIN_ERROR.get())):
         return RunError(f"worker {rank} has died, or its host")
     print(error, file=sys.stderr)  # with the traceback
     return RunError(f"worker {rank}: {type(found_first).__name__}: {one_line(found_first)}")
@@ -196,8 +197,8 @@ def _cluster(recipe: Recipe) -> Iterator[None]:
             raise CallerError(f"RAY_ADDRESS = {address!r}: no Ray cluster answers there: {one_line(error)}") from None
         cpus = max(os.cpu_count() or 1, recipe.cluster.bounds[1] * recipe.cluster.cpus)
         _say(f"starting Ray on this machine, with room for {cpus} CPUs")
-        os.environ["RAY_GCS_SERVER_PORT"] = port = str(free_port())
-        os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"  # for a page of a dashboard that nobody is told of
+        os.environ[names.GCS_PORT] = port = str(free_port())
+        os.environ[names.STATE_TRACKING] = "0"  # for a page of a dashboard that nobody is told of
         ray.init("local", num_cpus=cpus, logging_level=logging.ERROR, runtime_env=_environment(f"127.0.0.1:{port}"))
     except (ValueError, ray.exceptions.RayError) as error:
         raise CallerError(f"RAY_ADDRESS = {address!r}: {one_line(error)}") from None
@@ -229,7 +230,7 @@ def _environment(address: str) -> dict[str, Any]:
         "RAY_ADDRESS": None if address == "auto" else address,
         "STORAGE_EMULATOR_HOST": os.environ.get("STORAGE_EMULATOR_HOST"),
     }
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    job = json.loads(os.environ.get(names.JOB_CONFIG, "{}"))
     brought = job.get("runtime_env", {}).get("env_vars", {})  # which Ray does not let us set again
     return {"env_vars": {name: value for name, value in wanted.items() if value and name not in brought}}
 

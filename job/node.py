@@ -16,6 +16,8 @@ import urllib.request
 
 import psutil
 
+from job.ray_private import names
+
 AGENT_PORT, DASHBOARD_PORT = 52365, 8265
 """Ray's defaults, of each node's agent and of the head's dashboard."""
 _POLL = 0.5
@@ -24,12 +26,12 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 def alive(raylet: psutil.Process, port: int = AGENT_PORT) -> bool:
     """Whether the node's raylet, and its cluster's GCS if it is the head, answer."""
-    return _answers(f"{_option(raylet, 'node_ip_address')}:{port}/api/healthz")
+    return _answers(f"{_option(raylet, names.NODE_ADDRESS)}:{port}{names.HEALTH}")
 
 
 def ready(raylet: psutil.Process) -> bool:
     """Whether the node is alive and, if it is the head, takes jobs."""
-    return alive(raylet) and (not _is_head(raylet) or _answers(f"127.0.0.1:{DASHBOARD_PORT}/api/gcs_healthz"))
+    return alive(raylet) and (not _is_head(raylet) or _answers(f"127.0.0.1:{DASHBOARD_PORT}{names.DASHBOARD_HEALTH}"))
 
 
 def leave(raylet: psutil.Process, within: float) -> bool:
@@ -38,7 +40,7 @@ def leave(raylet: psutil.Process, within: float) -> bool:
     end = time.monotonic() + within
     try:
         if not _is_head(raylet):
-            _drain(_option(raylet, "gcs-address"), _option(raylet, "node_id"), within)
+            _drain(_option(raylet, names.GCS_ADDRESS), _option(raylet, names.NODE_ID), within)
         for driver in _drivers(raylet):
             driver.send_signal(signal.SIGTERM)
         while _workers(raylet) or _drivers(raylet):
@@ -52,18 +54,16 @@ def leave(raylet: psutil.Process, within: float) -> bool:
 
 def find_raylet() -> psutil.Process | None:
     """The raylet that this container runs, if it runs one."""
-    return next((process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"), None)
+    return next((process for process in psutil.process_iter(["name"]) if process.info["name"] == names.RAYLET), None)
 
 
 def _drain(gcs: str, node_id: str, within: float) -> None:
     """Tell the cluster that the node is about to be taken away; workers look for that every few seconds."""
-    # Here, for `healthy` is called every few seconds.
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
+    from job.ray_private.pieces import DRAIN_REASON, GCS_CLIENT  # here, for `healthy` is called every few seconds
 
     deadline = int((time.time() + within) * 1000)
-    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    GcsClient(address=gcs).drain_node(node_id, reason, "the pod is to end", deadline)
+    reason = DRAIN_REASON.get().Value("DRAIN_NODE_REASON_PREEMPTION")
+    GCS_CLIENT.get()(address=gcs).drain_node(node_id, reason, "the pod is to end", deadline)
 
 
 def _answers(url: str) -> bool:
@@ -75,7 +75,7 @@ def _answers(url: str) -> bool:
 
 
 def _is_head(raylet: psutil.Process) -> bool:
-    return "node:__internal_head__" in " ".join(raylet.cmdline())
+    return names.HEAD_RESOURCE in " ".join(raylet.cmdline())
 
 
 def _option(raylet: psutil.Process, name: str) -> str:
@@ -90,7 +90,7 @@ def _drivers(raylet: psutil.Process) -> list[psutil.Process]:
 
 
 def _workers(raylet: psutil.Process) -> list[psutil.Process]:
-    return [each for each in raylet.children() if "ray::RayTrainWorker" in " ".join(_command(each))]
+    return [each for each in raylet.children() if names.TRAIN_WORKER in " ".join(_command(each))]
 
 
 def _command(process: psutil.Process) -> list[str]:

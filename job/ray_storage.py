@@ -9,8 +9,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from catdog.errors import CallerError
 from catdog.recipe import Recipe
 from catdog.storage import Bucket, open_bucket
-
-_MARKER = ".validate_storage_marker"
+from job.ray_private.names import CHECKPOINT_SNAPSHOT, STORAGE_MARKER
 
 
 def ray_storage(recipe: Recipe) -> dict[str, Any]:
@@ -31,12 +30,12 @@ def claim(recipe: Recipe) -> None:
     """Ready a run for Ray: it is there, can be written, and holds none of Ray's notes, for Ray refuses to begin where a
     checkpoint that it was told of is there no more. Raises CallerError and RunError as the run's bucket does."""
     release(recipe)
-    _run(recipe).write(_MARKER, b"")
+    _run(recipe).write(STORAGE_MARKER, b"")
 
 
 def release(recipe: Recipe) -> None:
     """Remove what Ray keeps in a run."""
-    for name in (_MARKER, "checkpoint_manager_snapshot.json"):
+    for name in (STORAGE_MARKER, CHECKPOINT_SNAPSHOT):
         _run(recipe).delete(name)
 
 

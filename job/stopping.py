@@ -1,7 +1,7 @@
 """How a stop reaches the workers: by a signal, from the driver, because a host is drained.
 
 The state below is that of one worker's process. Training has a thread of its own there; what is to happen on the main
-thread, which alone may handle signals, Ray runs there by the actor's method `execute`.
+thread, which alone may handle signals, Ray runs there by a method of the actor's.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from catdog.training.signals import StopRequest, listening
+from job.ray_private.pieces import DRAINING_NODES, ON_MAIN_THREAD
 
 _DRAIN_POLL = 2.0
 """Seconds between two looks at whether this worker's host is to be taken away."""
@@ -60,7 +61,7 @@ def stop_request(coordinator: Any) -> Iterator[StopRequest]:
 
     To be called once TensorFlow's workers are together, for it then takes SIGTERM for itself.
     """
-    ray.get(ray.get_runtime_context().current_actor.execute.remote(_listen))
+    ray.get(ON_MAIN_THREAD.of(ray.get_runtime_context().current_actor).remote(_listen))
     assert _request is not None
     threading.Thread(target=_watch, args=(coordinator, _request), name="stopping", daemon=True).start()
     yield _request
@@ -73,7 +74,7 @@ def _watch(coordinator: Any, request: StopRequest) -> None:
         try:
             if ray.wait([asked], timeout=_DRAIN_POLL)[0]:
                 request.ask(ray.get(asked))
-            elif here in ray._private.state.state.get_draining_nodes():
+            elif here in DRAINING_NODES.get()():
                 request.ask(signal.SIGTERM)
         except ray.exceptions.ActorDiedError:
             return  # the driver has ended, and with it this worker

@@ -10,7 +10,8 @@ from tyro.conf import Positional, arg
 from catdog.command.arguments import parse_command
 from catdog.command.locations import absolute, require_data, require_places
 from catdog.command.printing import print_evaluation
-from catdog.errors import DONE, exit_code, signalled
+from catdog.command.stopped import end_stopped
+from catdog.errors import DONE, exit_code
 from catdog.recipe import load_recipe
 from catdog.runs.folder import REPORT
 from catdog.training.signals import Stopped
@@ -48,8 +49,7 @@ class Train:
         try:
             print_evaluation(train(recipe))
         except Stopped as stopped:
-            print(f"{PROGRAM}: {stopped}; the same command goes on from there", file=sys.stderr)
-            return signalled(stopped.number)
+            return end_stopped(PROGRAM, stopped)
         print(f"report {recipe.run.uri}/{REPORT}")
         return DONE
 

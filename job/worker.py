@@ -18,6 +18,7 @@ from catdog.recipe import Recipe, parse_recipe
 from catdog.runs.folder import checkpoint_folder
 from catdog.runs.metrics import Line
 from catdog.training.signals import Stopped
+from job.ray_private.pieces import RUN_PATH
 from job.stopping import stop_request
 
 
@@ -86,6 +87,6 @@ class _Reports:
         checkpoint = None
         if self._chief and committed is not None:
             storage = ray_train.get_context().get_storage()
-            place = os.path.join(storage.experiment_fs_path, checkpoint_folder(committed))
+            place = os.path.join(RUN_PATH.of(storage), checkpoint_folder(committed))
             checkpoint = ray_train.Checkpoint(place, storage.storage_filesystem)
         ray_train.report(line, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)

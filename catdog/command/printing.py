@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from catdog.command.table import print_table
 from catdog.data.shards import SPLITS, Manifest
 
 if TYPE_CHECKING:
@@ -37,26 +38,13 @@ def shown(path: Path) -> str:
 
 
 def print_runs(runs: Sequence["Summary"]) -> None:
-    """A table; where stdout is no terminal each run keeps to one line, however long."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """A line a run."""
+    from rich.table import Column
 
-    table = Table("run", box=None, pad_edge=False)
-    table.add_column("state", no_wrap=True)
-    for title in ("step", "val loss", "val accuracy", "test accuracy", "age"):
-        table.add_column(title, justify="right", no_wrap=True)
+    titles = ("step", "val loss", "val accuracy", "test accuracy", "age")
+    figures = [Column(title, justify="right", no_wrap=True) for title in titles]
     now = time.time()
-    for run in runs:
-        loss, accuracy = (run.best.val_loss, run.best.val_accuracy) if run.best else (None, None)
-        figures = ["-" if x is None else f"{x:.4f}" for x in (loss, accuracy, run.test_accuracy)]
-        step = "-" if run.step is None else str(run.step)
-        cells = [run.name, run.state, step, *figures, _ago(now - run.changed)]
-        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 10_000
-    console.print(table)
+    print_table(["run", Column("state", no_wrap=True), *figures], [_cells(run, now) for run in runs])
 
 
 def print_pulled(pulled: "Pulled") -> None:
@@ -69,6 +57,12 @@ def print_pulled(pulled: "Pulled") -> None:
     print(f"checkpoint of step {pulled.step}{best}")
     if pulled.newest > pulled.step:
         print(f"training would go on from step {pulled.newest}, which was there already")
+
+
+def _cells(run: "Summary", now: float) -> list[str]:
+    loss, accuracy = (run.best.val_loss, run.best.val_accuracy) if run.best else (None, None)
+    figures = ["-" if x is None else f"{x:.4f}" for x in (loss, accuracy, run.test_accuracy)]
+    return [run.name, run.state, "-" if run.step is None else str(run.step), *figures, _ago(now - run.changed)]
 
 
 def _ago(seconds: float) -> str:

@@ -7,53 +7,24 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import requests
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus
 
 from catdog.errors import DONE, FAILED, CallerError, RunError, one_line, signalled
+from job.ray_private import names
+from job.ray_private.client import Client
 
 RUN = "run"  # the key under which a job's metadata hold its run's URI
 GRACE = 60  # seconds that a stopped job has to commit its state before Ray kills it; Ray's own 3 may be too few
 STOPPED = signalled(signal.SIGTERM)
 
-_OLDEST = "2.60"
-_TIMEOUT = (10, 60)  # seconds to connect, and between two bytes of an answer
-_HEARTBEAT = 60.0  # seconds after which a connection is asked whether it is still there
-
 
 class Unreachable(RunError):
     """A cluster that does not answer; it may come back."""
-
-
-class _Client(JobSubmissionClient):
-    """Ray's client, with a bound on how long it waits."""
-
-    def __init__(self, address: str) -> None:
-        os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray's client prefers to the argument that it is given
-        super().__init__(address)
-        self._check_connection_and_version(_OLDEST, f"catdog needs Ray {_OLDEST} or newer there.")
-
-    def _do_request(self, *arguments: Any, **options: Any) -> requests.Response:
-        return super()._do_request(*arguments, **({"timeout": _TIMEOUT} | options))
-
-    async def tail(self, job_id: str) -> AsyncIterator[str]:
-        """The job's log from its beginning to its end, as it is written: as `tail_job_logs`, which has no heartbeat."""
-        url = f"{self._address}/api/jobs/{job_id}/logs/tail"
-        async with aiohttp.ClientSession(headers=self._headers, trust_env=True) as session:
-            try:
-                connection = await session.ws_connect(url, heartbeat=_HEARTBEAT)
-            except aiohttp.WSServerHandshakeError:
-                self.get_job_info(job_id)  # which tells what is wrong, if it is not only the connection
-                raise
-            async for message in connection:
-                if message.type is not aiohttp.WSMsgType.TEXT:
-                    raise aiohttp.ClientConnectionError(str(message.data))
-                yield message.data
 
 
 class Jobs:
@@ -67,11 +38,11 @@ class Jobs:
         self.address = address
         _check(address)
         try:
-            self._client = _Client(address)
+            self._client = Client(address)
         except AuthenticationError as error:
             raise CallerError(f"{address}: {_unauthorized(error)}") from None
         except RuntimeError as error:
-            if "Ray version" not in str(error):
+            if names.TOO_OLD not in str(error):
                 raise CallerError(f"{address}: no Ray dashboard answers there") from None
             raise CallerError(f"{address}: {one_line(error)}") from None
         except (ConnectionError, requests.Timeout):
@@ -85,7 +56,7 @@ class Jobs:
         """Send a job; its id."""
         runtime_env = {
             "working_dir": str(working_dir),
-            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE)} | env,
+            "env_vars": {names.STOP_WAIT: str(GRACE)} | env,
         }
         with self._told():
             return self._client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env, metadata={RUN: run})
@@ -138,7 +109,7 @@ class Jobs:
         except AuthenticationError as error:
             raise CallerError(f"{self.address}: {_unauthorized(error)}") from None
         except RuntimeError as error:
-            status = re.match(r"Request failed with status code (\d+): ", str(error))
+            status = re.match(names.REFUSED, str(error))
             if status is None:
                 raise
             if status[1] == "404" and job_id:
@@ -183,12 +154,12 @@ def _check(address: str) -> None:
 
 def _unauthorized(error: AuthenticationError) -> str:
     text = str(error)
-    if text.startswith("Authentication required"):
+    if text.startswith(names.TOKEN_LACKING):
         return (
             "the cluster wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds it,"
             " or RAY_AUTH_TOKEN to the token"
         )
     source = os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")
-    if text.startswith("Authentication failed"):
+    if text.startswith(names.TOKEN_REFUSED):
         return f"the cluster refuses the token {'RAY_AUTH_TOKEN' if 'RAY_AUTH_TOKEN' in os.environ else f'in {source}'}"
     return f"the file that RAY_AUTH_TOKEN_PATH names, {source}, holds no token or cannot be read"

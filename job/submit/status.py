@@ -7,23 +7,14 @@ from datetime import datetime, timedelta
 
 from ray.job_submission import JobDetails, JobStatus
 
+from catdog.command.table import print_table
 from job.submit.jobs import RUN
 
 
 def print_jobs(jobs: Sequence[JobDetails]) -> None:
-    """A table; where stdout is no terminal each job keeps to one line, however long."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("id", "state", "run", "started", "took", box=None, pad_edge=False)
-    for job in jobs:
-        cells = [str(job.submission_id), state(job), run(job), _started(job), _took(job)]
-        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 10_000
-    console.print(table)
+    """A line a job."""
+    rows = [[str(job.submission_id), state(job), run(job), _started(job), _took(job)] for job in jobs]
+    print_table(["id", "state", "run", "started", "took"], rows)
 
 
 def print_job(job: JobDetails) -> None:

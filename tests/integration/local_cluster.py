@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 # `python -m job.submit`, but what the job runs is given first.
-_SUBMIT = "import sys; from job.submit import __main__ as submit; submit.ENTRYPOINT = sys.argv.pop(1); submit.main()"
+_SUBMIT = "import sys; from job.submit import commands; commands.ENTRYPOINT = sys.argv.pop(1); commands.main()"
 
 
 def clean_environment() -> dict[str, str]:

@@ -7,6 +7,7 @@ import pytest
 from catdog.recipe import Cluster
 from job import capacity
 from job.capacity import Demand
+from job.ray_private.pieces import AUTOSCALING_COORDINATOR
 
 
 class Coordinator:
@@ -28,7 +29,7 @@ class Coordinator:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(capacity, "DefaultAutoscalingCoordinator", Coordinator)
+    monkeypatch.setattr(f"{AUTOSCALING_COORDINATOR.module}.{AUTOSCALING_COORDINATOR.name}", Coordinator)
     monkeypatch.setattr(capacity.time, "monotonic", lambda: now[0])
     return now
 

@@ -2,8 +2,8 @@
 
 import pytest
 import ray
+from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
-from ray.train.v2.api.exceptions import WorkerGroupError
 
 from catdog.errors import CallerError, FinalError, HeldError, RunError
 from job.driver import cause

@@ -14,8 +14,7 @@ from ray.job_submission import JobDetails, JobStatus
 
 from catdog.errors import CallerError, RunError
 from catdog.recipe import Data, Recipe, Run, load_recipe
-from job.submit import __main__ as submit
-from job.submit import follow, working_dir
+from job.submit import commands, follow, working_dir
 from job.submit.follow import Following
 from job.submit.jobs import Unreachable, dashboard, job_exit_code
 from job.submit.status import print_job, print_jobs
@@ -34,7 +33,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line on stderr with which the program refuses, without its prefix."""
-    assert submit.run([*arguments]) == 2
+    assert commands.run([*arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("job.submit: error: ") and err.endswith("\n") and err.count("\n") == 1
