@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from shard_stores import (
+    LONG,
     SIZE,
     Background,
     FakeBucket,
@@ -268,7 +269,7 @@ def test_who_looks_for_space_for_a_pass_that_has_gone_turns_to_others(tmp_path):
     bucket = FakeBucket(shards)
     with (
         cached(bucket, tmp_path, 2 * SIZE) as other,
-        cached(bucket, tmp_path, 2 * SIZE, fetchers=1) as cache,
+        cached(bucket, tmp_path, 2 * SIZE, fetchers=1, patience=10 * LONG) as cache,
         other.follow(shards, iter([Need(0, 0, 0), Need(1, 0, 0)])) as files,
     ):
         files.reach(0)

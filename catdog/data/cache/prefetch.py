@@ -109,7 +109,7 @@ class FetchedShards:
 
     def _settle(self) -> None:
         """Bring what is wanted up to date, and each shard with it; wake who waits for a change."""
-        self._changed.notify_all()
+        self._changed.notify_all()  # at first, for what follows may fail
         self._now, self._later = self._wanted()
         now, wanted = set(self._now), {*self._now, *self._later}
         self._live = list(dict.fromkeys([*self._now, *self._later, *self._live]))
