@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from catdog.data.cache import open_cache
-from catdog.data.cache.prefetch import Closed
+from catdog.data.cache import Closed, open_cache
 from catdog.data.order import Need
 from catdog.data.shards import Shard, load_manifest, pinned
 from catdog.data.tfrecord import write_records

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from catdog.data.cache.disk import LOCK, Entries
+from catdog.data.cache.disk import LOCK, DiskCache
 from catdog.data.cache.limit import require_limit, required_bytes
 from catdog.data.cache.prefetch import Closed, FetchedShards
 from catdog.data.order import Need
@@ -50,7 +50,7 @@ def open_cache(bucket: Bucket, pins: Mapping[str, Stat], settings: Cache) -> Ite
         yield _Folder(bucket)
         return
     _let_open(len(pins))
-    cache = FetchedShards(bucket, pins, settings, Entries(_made(settings), settings.max_bytes))
+    cache = FetchedShards(bucket, pins, settings, DiskCache(_made(settings), settings.max_bytes))
     try:
         yield cache
     finally:

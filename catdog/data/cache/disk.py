@@ -1,9 +1,9 @@
-"""The entries of the cache's folder: files of shards, counted against one limit by all processes that share the folder.
+"""The cache's folder on the disk: files of shards, counted against one limit by all processes that share the folder.
 
 The processes agree by the folder's files alone. An entry is named by its content, `CRC32C-SIZE-SHARD`, and counts at its
 full size from before its first byte: `ENTRY.part` is on its way, and who fetches it keeps `ENTRY.lock` locked. A shared
 lock on an entry says that it is in use. Its time of modification tells when it was last used, or, if it lies in the
-future, that it was fetched for later. The kernel drops the locks of a process that dies.
+future, that it is wanted. The kernel drops the locks of a process that dies.
 """
 
 import contextlib
@@ -19,16 +19,18 @@ from catdog.errors import RunError
 from catdog.storage import Stat
 
 PATIENCE = 120.0
-"""Seconds of waiting for what other processes hold: the folder, and, unless the store is waited for longer, room and
+"""Seconds of waiting for what other processes hold: the folder, and, unless the store is waited for longer, space and
 an entry that does not grow."""
 LOCK = ".lock"
+_WANTED = 600.0
+"""Seconds for which no prefetch evicts what is wanted; counted anew each time it is marked."""
 _PART = ".part"
 
 _ENTRY = re.compile(r"([0-9a-f]{8}-(\d+)-.+\.tfrecord)(\.part|\.lock)?")
 
 
-class Entries:
-    """The entries in the cache's folder, as all processes see them.
+class DiskCache:
+    """The entries of the cache's folder, as all processes see them.
 
     They come and go under the folder's lock only, but a shared lock that keeps one there may be taken without it.
     """
@@ -40,7 +42,7 @@ class Entries:
             for path, size in self._sizes().items():
                 if os.path.exists(path) and os.path.getsize(path) != size:
                     _evict(path)
-            self._make_room(0, self._sizes(), urgent=True)
+            self._free(0, self._sizes(), urgent=True)
 
     def path(self, name: str, stat: Stat) -> str:
         """Where a shard's entry lies, once it is there."""
@@ -51,26 +53,26 @@ class Entries:
         return Path(path + _PART)
 
     def reserve(self, path: str, size: int, urgent: bool) -> BinaryIO | None:
-        """A ticket to fetch an entry; None when it is there or fetched by another process, or there is no room."""
+        """The lock of who may fetch an entry; None when it is there or on its way already, or there is no space."""
         with self._changing():
             sizes = self._sizes()
-            if path in sizes or not self._make_room(size, sizes, urgent):
+            if path in sizes or not self._free(size, sizes, urgent):
                 return None
             Path(path + LOCK).touch()
-            return locked(path + LOCK, fcntl.LOCK_EX)
+            return _locked(path + LOCK, fcntl.LOCK_EX)
 
     def complete(self, path: str) -> BinaryIO:
         """Turn what was fetched into the entry, held."""
         with self._changing():
             # No fsync: what a crash of the machine leaves is checked before it is used.
             os.replace(path + _PART, path)
-            held = locked(path, fcntl.LOCK_SH)
+            held = hold(path)
             assert held is not None
             return held
 
-    def give_up(self, path: str, ticket: BinaryIO) -> None:
-        """Take away what is left of a fetch."""
-        with ticket:
+    def release(self, path: str, reservation: BinaryIO) -> None:
+        """End a fetch, and take away what is left of one that did not complete."""
+        with reservation:
             _unlink(path + _PART)
             _unlink(path + LOCK)
 
@@ -80,7 +82,7 @@ class Entries:
             if os.path.exists(path) and os.path.samestat(os.fstat(broken.fileno()), os.stat(path)):
                 _unlink(path)
 
-    def is_moving(self, path: str) -> bool:
+    def is_growing(self, path: str) -> bool:
         """Whether an entry on its way grew within the last second."""
         return _modified(path + _PART) > time.time() - 1
 
@@ -111,8 +113,8 @@ class Entries:
                 sizes[path] = int(found[2])
         return sizes
 
-    def _make_room(self, size: int, sizes: dict[str, int], urgent: bool) -> bool:
-        """Evict the least useful entries, if that makes room; only what is urgent takes the place of what is for later."""
+    def _free(self, size: int, sizes: dict[str, int], urgent: bool) -> bool:
+        """Evict the least useful entries, if that frees the space; only what is urgent takes that of what is wanted."""
         excess = sum(sizes.values()) + size - self._max_bytes
         victims: list[str] = []
         for path in _by_usefulness(sizes, urgent) if excess > 0 else ():
@@ -122,15 +124,35 @@ class Entries:
         return excess <= 0 and all(_evict(path) for path in victims)
 
 
-def _by_usefulness(paths: Iterable[str], for_later_too: bool) -> list[str]:
-    """The files that are there, the least recently used first, then those for later, the last wanted first."""
+def hold(path: str) -> BinaryIO | None:
+    """An entry's file with a shared lock, which keeps it there until the file is closed; None if it can't be had now."""
+    return _locked(path, fcntl.LOCK_SH)
+
+
+def is_linked(file: BinaryIO) -> bool:
+    """Whether an open file was not deleted."""
+    return os.fstat(file.fileno()).st_nlink > 0
+
+
+def mark_wanted(path: str) -> bool:
+    """Let no prefetch evict an entry for a while, and others what was marked last first; False if it is not there."""
+    return _touch(path, _WANTED)
+
+
+def mark_used(path: str) -> None:
+    """Let an entry be evicted, after those that were used before."""
+    _touch(path, 0)
+
+
+def _by_usefulness(paths: Iterable[str], wanted_too: bool) -> list[str]:
+    """The files that are there, the least recently used first, then those that are wanted, the last wanted first."""
     now, times = time.time(), {path: _modified(path) for path in paths}
     used = sorted((path for path, when in times.items() if 0 < when <= now), key=times.__getitem__)
-    later = sorted((path for path, when in times.items() if when > now), key=times.__getitem__, reverse=True)
-    return used + later if for_later_too else used
+    wanted = sorted((path for path, when in times.items() if when > now), key=times.__getitem__, reverse=True)
+    return used + wanted if wanted_too else used
 
 
-def locked(path: str, kind: int) -> BinaryIO | None:
+def _locked(path: str, kind: int) -> BinaryIO | None:
     """A file, open and locked; None if it is not there or someone's lock forbids it."""
     with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as closing:
         file = closing.enter_context(open(path, "r+b"))  # NFS grants no exclusive lock to a mere reader
@@ -148,20 +170,16 @@ def _lock(file: BinaryIO, kind: int) -> bool:
     return True
 
 
-def is_linked(file: BinaryIO) -> bool:
-    return os.fstat(file.fileno()).st_nlink > 0
-
-
 def _is_in_use(path: str) -> bool:
     """Whether someone's lock is on a file that is there."""
-    if file := locked(path, fcntl.LOCK_EX):
+    if file := _locked(path, fcntl.LOCK_EX):
         file.close()
     return file is None and os.path.exists(path)
 
 
 def _evict(path: str) -> bool:
     """Delete a file if nobody uses it."""
-    if file := locked(path, fcntl.LOCK_EX):
+    if file := _locked(path, fcntl.LOCK_EX):
         with file:
             _unlink(path)
     return file is not None
@@ -180,7 +198,7 @@ def _modified(path: str) -> float:
         return 0.0
 
 
-def touch(path: str, ahead: float) -> bool:
+def _touch(path: str, ahead: float) -> bool:
     """Set a file's time of modification to now or to some seconds ahead; False if it is not there."""
     when = time.time() + ahead
     try:

@@ -1,31 +1,29 @@
 """Shards that are fetched ahead of the passes that read them, by threads of their own."""
 
 import contextlib
-import fcntl
 import itertools
 import os
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from catdog.data.cache import disk
-from catdog.data.cache.disk import Entries, is_linked, locked, touch
+from catdog.data.cache.disk import DiskCache, hold, is_linked, mark_used, mark_wanted
 from catdog.data.cache.limit import require_limit
+from catdog.data.cache.lookahead import Lookahead
+from catdog.data.cache.state import CachedShard, Failed, Fetching, Held, Idle, Seeking
 from catdog.data.order import Need
 from catdog.data.shards import Shard
 from catdog.errors import RunError
 from catdog.recipe import Cache
 from catdog.storage import Bucket, Stat, crc32c
 
-_FOR_LATER = 600.0
-"""Seconds for which no prefetch evicts what was fetched for later; counted anew each time a pass moves on."""
 _POLL = 0.05
 """Seconds between two looks at what other processes do."""
 _REST = 0.25
-"""Seconds without prefetches after one that found no room."""
+"""Seconds without prefetches after one that found no space."""
 _REST_AFTER_FAILURE = 5.0
 """Seconds without prefetches after one that failed."""
 
@@ -38,34 +36,29 @@ class FetchedShards:
     """Shards that are fetched by threads of their own, for passes that tell what they need and when.
 
     A shard is needed now by a pass that is at a step which reads it, and while someone waits in `open`: then it is held,
-    by a shared lock on its entry. It is wanted later if it is among the next needs of a pass.
+    by a shared lock on its file. It is wanted later if it is among the next needs of a pass.
     """
 
-    def __init__(self, bucket: Bucket, pins: Mapping[str, Stat], settings: Cache, entries: Entries) -> None:
+    def __init__(self, bucket: Bucket, pins: Mapping[str, Stat], settings: Cache, files: DiskCache) -> None:
         self._bucket = bucket
-        self._pins = pins
         self._settings = settings
-        self._disk = entries
+        self._disk = files
         self._patience = max(disk.PATIENCE, bucket.patience)  # others may wait for the same store
-        self._paths = {name: entries.path(name, pin) for name, pin in pins.items()}
-        self._checked: set[str] = set()  # what was found whole, or fetched, at least once
-        self._changed = threading.Condition()  # guards all that follows
+        self._shards = {name: CachedShard(name, pin, files.path(name, pin)) for name, pin in pins.items()}
+        self._changed = threading.Condition()  # guards all that follows, and what changes in a shard
         self._closed = False
         self._passes: list[_Pass] = []
-        self._openers: Counter[str] = Counter()
-        self._held: dict[str, BinaryIO] = {}
-        self._marked: set[str] = set()  # wanted, and there
-        self._busy: set[str] = set()  # in the hands of a fetcher
-        self._fetching: set[str] = set()  # of these, those that have their room
-        self._failed: dict[str, BaseException] = {}
-        self._told: set[str] = set()  # of these, those that are tried again only when they are asked for again
+        self._openers: list[CachedShard] = []  # what each caller that waits in `open` waits for, first come first
+        self._now: list[CachedShard] = []
+        self._later: list[CachedShard] = []
+        self._live: list[CachedShard] = []  # what is wanted or in hand; all others are idle and not marked
         self._rest_until = 0.0
         for _ in range(settings.fetchers):
             threading.Thread(target=self._work, name="fetcher", daemon=True).start()
 
     @contextlib.contextmanager
     def follow(self, shards: Sequence[Shard], needs: Iterator[Need]) -> Iterator["_Pass"]:
-        files = _Pass(self, shards, needs, self._settings.ahead)
+        files = _Pass(self, shards, Lookahead(needs, self._settings.ahead))
         try:
             with self._changed:
                 self._passes.append(files)
@@ -84,25 +77,27 @@ class FetchedShards:
 
     def open(self, name: str) -> BinaryIO:
         """A shard's file; waits until it is there, which is bounded by a fetch and patience, and raises what failed."""
-        if name in self._checked:
+        shard = self._shards[name]
+        if shard.verified:
             with contextlib.suppress(FileNotFoundError):
-                return open(self._paths[name], "rb")
+                return open(shard.path, "rb")
         with self._changed:
-            self._openers[name] += 1
+            self._openers.append(shard)
             try:
-                if name in self._told:
-                    del self._failed[name]
+                if isinstance(shard.state, Failed) and shard.state.told:
+                    shard.become(Idle())
                 self._settle()
-                while name not in self._held:
+                while not isinstance(shard.state, Held):
                     if self._closed:
                         raise Closed
-                    if name in self._failed:
-                        self._told.add(name)
-                        raise self._failed[name]
+                    if isinstance(shard.state, Failed):
+                        error = shard.state.error
+                        shard.become(Failed(error, told=True))
+                        raise error
                     self._changed.wait()
-                return open(self._paths[name], "rb")
+                return open(shard.path, "rb")
             finally:
-                self._openers -= Counter([name])
+                self._openers.remove(shard)
                 self._settle()
 
     def close(self) -> None:
@@ -112,177 +107,176 @@ class FetchedShards:
             self._passes = []
             self._settle()
 
-    def _wanted(self) -> tuple[list[str], list[str]]:
-        """What is needed now and what is wanted later, the most urgent first."""
-        now = dict.fromkeys([*self._openers, *(name for files in self._passes for name in files.now)])
-        in_turns = itertools.zip_longest(*(files.later for files in self._passes))
-        later = dict.fromkeys(name for turn in in_turns for name in turn if name is not None and name not in now)
-        return list(now), list(later)
-
     def _settle(self) -> None:
-        """Mark what is wanted, hold what is needed now, let go of the rest, and wake who waits for a change."""
-        now, later = self._wanted()
-        before = self._held.keys() | self._marked
-        self._marked = {name for name in [*now, *later] if touch(self._paths[name], _FOR_LATER)}
-        for name in before.difference(now, later):
-            touch(self._paths[name], 0)
-        for name, file in list(self._held.items()):
-            if name not in now or not is_linked(file):
-                self._held.pop(name).close()
-        for name in (self._marked & self._checked).intersection(now) - self._held.keys() - self._busy:
-            if held := locked(self._paths[name], fcntl.LOCK_SH):
-                self._held[name] = held
-        self._failed = {name: error for name, error in self._failed.items() if name in now or name in later}
-        self._told &= self._failed.keys()
-        self._changed.notify_all()
+        """Bring what is wanted up to date, and each shard with it; wake who waits for a change."""
+        self._changed.notify_all()  # at first, for what follows may fail
+        self._now, self._later = self._wanted()
+        now, wanted = set(self._now), {*self._now, *self._later}
+        self._live = list(dict.fromkeys([*self._now, *self._later, *self._live]))
+        for shard in self._live:
+            _adjust(shard, shard in now, shard in wanted)
+        self._live = [shard for shard in self._live if shard in wanted or shard.in_hand]
+
+    def _wanted(self) -> tuple[list[CachedShard], list[CachedShard]]:
+        """What is needed now and what is wanted later, the most urgent first."""
+        needed = [self._shards[name] for files in self._passes for name in files.now]
+        now = dict.fromkeys([*self._openers, *needed])
+        in_turns = itertools.zip_longest(*(files.later for files in self._passes))
+        later = dict.fromkeys(self._shards[name] for turn in in_turns for name in turn if name is not None)
+        return list(now), [shard for shard in later if shard not in now]
 
     def _work(self) -> None:
         while (job := self._next_job()) is not None:
-            name, urgent = job
+            shard, urgent = job
             try:
-                self._done(name, self._bring(name, urgent))
+                held = self._bring(shard, urgent)
             except BaseException as error:
-                self._fail(name, error, urgent)
+                self._fail(shard, error, urgent)
+            else:
+                self._done(shard, held)
 
-    def _next_job(self) -> tuple[str, bool] | None:
+    def _next_job(self) -> tuple[CachedShard, bool] | None:
         """A shard to bring and whether it is needed now; None at the end."""
         with self._changed:
             while not self._closed:
-                job, rest = self._choose(), self._rest_until - time.monotonic()
-                if job is not None:
-                    self._busy.add(job[0])
+                rest = self._rest_until - time.monotonic()
+                if job := self._choose(resting=rest > 0):
+                    job[0].become(Seeking())
                     return job
                 self._changed.wait(rest if rest > 0 else None)
             return None
 
-    def _choose(self) -> tuple[str, bool] | None:
-        now, later = self._wanted()
-        taken = self._busy | self._held.keys() | self._failed.keys()
-        for name in now:
-            if name not in taken:
-                return name, True
-        # Room is given in the order of the needs: nothing is fetched ahead while what came before still has none.
-        if self._busy - self._fetching or time.monotonic() < self._rest_until:
+    def _choose(self, resting: bool) -> tuple[CachedShard, bool] | None:
+        for shard in self._now:
+            if isinstance(shard.state, Idle):
+                return shard, True
+        # Space is given in the order of the needs: nothing is fetched ahead while what came before still has none.
+        if resting or any(isinstance(shard.state, Seeking) for shard in self._live):
             return None
-        there = self._marked & self._checked
-        return next(((name, False) for name in later if name not in taken | there), None)
+        for shard in self._later:
+            if isinstance(shard.state, Idle) and not (shard.marked and shard.verified):
+                return shard, False
+        return None
 
-    def _done(self, name: str, held: BinaryIO | None) -> None:
+    def _done(self, shard: CachedShard, held: BinaryIO | None) -> None:
         with self._changed:
-            self._busy.discard(name)
-            self._fetching.discard(name)
             if held is None:
+                shard.become(Idle())
                 self._rest_until = time.monotonic() + _REST
             else:
-                self._checked.add(name)
-                self._held[name] = held
-            self._settle()
+                shard.become(Held(held))
+                shard.verified = True
+            # What is wrong with another shard's file is raised again in the thread of a pass; this one has to go on.
+            with contextlib.suppress(OSError):
+                self._settle()
 
-    def _fail(self, name: str, error: BaseException, urgent: bool) -> None:
+    def _fail(self, shard: CachedShard, error: BaseException, urgent: bool) -> None:
         """Keep what was raised for whoever opens the shard; what was wanted later only is tried again when it is needed."""
         with self._changed:
-            self._busy.discard(name)
-            self._fetching.discard(name)
-            if urgent:
-                self._failed[name] = error
-            else:
+            if not urgent:
                 self._rest_until = time.monotonic() + _REST_AFTER_FAILURE
+            is_wanted = shard in self._now or shard in self._later
+            shard.become(Failed(error) if urgent and is_wanted else Idle())
             self._changed.notify_all()
 
-    def _bring(self, name: str, urgent: bool) -> BinaryIO | None:
-        """A shard's file, held; None when it is wanted only later and now there is no room or another fetches it."""
-        path, size, patient_since = self._paths[name], self._pins[name].size, time.monotonic()
-        require_limit(self._settings, size)
+    def _bring(self, shard: CachedShard, urgent: bool) -> BinaryIO | None:
+        """A shard's file, held; None when it can't be had at once and is not, or no longer, needed now."""
+        patient_since = time.monotonic()
+        require_limit(self._settings, shard.pin.size)
         while not self._closed:
-            if held := locked(path, fcntl.LOCK_SH):
-                if self._is_whole(name, held):
+            if held := hold(shard.path):
+                if _is_whole(shard, held):
                     return held
-                self._disk.discard(path, held)
-            elif ticket := self._disk.reserve(path, size, urgent):
-                return self._fetch(name, ticket)
+                self._disk.discard(shard.path, held)
+            elif reservation := self._disk.reserve(shard.path, shard.pin.size, urgent):
+                return self._fetch(shard, reservation)
             elif not urgent:
                 return None
-            elif self._fetching or self._disk.is_moving(path):
+            elif self._is_fetching() or self._disk.is_growing(shard.path):
                 patient_since = time.monotonic()
             elif time.monotonic() - patient_since > self._patience:
-                raise self._starved(name)
+                raise self._starved(shard)
             with self._changed:
+                if urgent and shard not in self._now:
+                    return None
                 self._changed.wait(_POLL)
         return None
 
-    def _is_whole(self, name: str, held: BinaryIO) -> bool:
-        """Whether an entry that was found has the right bytes, and still is the entry."""
-        pin, size = self._pins[name], os.fstat(held.fileno()).st_size
-        if name not in self._checked and (size, crc32c(Path(self._paths[name]))) != (pin.size, pin.crc32c):
-            return False
-        return is_linked(held)
-
-    def _fetch(self, name: str, ticket: BinaryIO) -> BinaryIO:
+    def _fetch(self, shard: CachedShard, reservation: BinaryIO) -> BinaryIO:
         with self._changed:
-            self._fetching.add(name)
+            shard.become(Fetching())
             self._changed.notify_all()
-        path = self._paths[name]
         try:
-            self._bucket.fetch(name, self._pins[name], self._disk.part(path), self._require_open)
-            return self._disk.complete(path)
+            self._bucket.fetch(shard.name, shard.pin, self._disk.part(shard.path), self._require_open)
+            return self._disk.complete(shard.path)
         finally:
-            self._disk.give_up(path, ticket)
+            self._disk.release(shard.path, reservation)
 
     def _require_open(self, count: int) -> None:
         if self._closed:
             raise Closed
 
-    def _starved(self, name: str) -> RunError:
+    def _is_fetching(self) -> bool:
         with self._changed:
-            ours = {self._paths[other] for other in (*self._held, *self._busy)}
+            return any(isinstance(shard.state, Fetching) for shard in self._live)
+
+    def _starved(self, shard: CachedShard) -> RunError:
+        with self._changed:
+            ours = {other.path for other in self._live if other.in_hand or isinstance(other.state, Held)}
         in_use = self._disk.in_use().items()
         here, elsewhere = (
             _named({path: size for path, size in in_use if (path in ours) == own}) for own in (True, False)
         )
         return RunError(
-            f"{self._paths[name]}: waited {self._patience:.0f} s for other processes that use or fetch {elsewhere}, and this"
+            f"{shard.path}: waited {self._patience:.0f} s for other processes that use or fetch {elsewhere}, and this"
             f" one {here}, of cache.max_bytes = {self._settings.max_bytes}"
         )
 
 
 class _Pass:
-    """One pass over shards, whose needs are taken in no faster than they are reached."""
+    """One pass over shards, which tells the cache what it needs as it moves on."""
 
-    now: Sequence[str] = ()
-    later: Sequence[str] = ()
-
-    def __init__(self, cache: FetchedShards, shards: Sequence[Shard], needs: Iterator[Need], ahead: int) -> None:
+    def __init__(self, cache: FetchedShards, shards: Sequence[Shard], lookahead: Lookahead) -> None:
         self._cache = cache
         self._names = [shard.name for shard in shards]
-        self._needs = needs
-        self._ahead = ahead
-        self._current: list[Need] = []
-        self._coming: deque[Need] = deque()
-        self._take_in()
-        self.later = self._named(self._coming)[:ahead]
+        self._lookahead = lookahead
+        self.now: Sequence[str] = ()
+        self.later: Sequence[str] = self._named(lookahead.later)
 
     def reach(self, step: int) -> None:
-        begins = bool(self._coming) and self._coming[0].first <= step
-        if begins or any(need.last < step for need in self._current):
-            self._move(step)
+        if self._lookahead.reach(step):
+            self._cache.move(self, self._named(self._lookahead.now), self._named(self._lookahead.later))
 
     def open(self, shard: Shard) -> BinaryIO:
         return self._cache.open(shard.name)
 
-    def _move(self, step: int) -> None:
-        while self._coming and self._coming[0].first <= step:
-            self._current.append(self._coming.popleft())
-            self._take_in()
-        self._current = [need for need in self._current if need.last >= step]
-        self._cache.move(self, self._named(self._current), self._named(self._coming)[: self._ahead])
+    def _named(self, shards: Sequence[int]) -> list[str]:
+        return [self._names[shard] for shard in shards]
 
-    def _take_in(self) -> None:
-        # One need is known even if nothing is fetched ahead, or no step would be seen to begin it.
-        missing = max(self._ahead, 1) - len(self._coming)
-        self._coming.extend(itertools.islice(self._needs, missing))
 
-    def _named(self, needs: Iterable[Need]) -> list[str]:
-        return [self._names[need.shard] for need in needs]
+def _adjust(shard: CachedShard, needed_now: bool, wanted: bool) -> None:
+    """Mark a shard if it is wanted, hold it if it is needed now and there, and let go of it otherwise."""
+    if wanted:
+        shard.marked = mark_wanted(shard.path)
+    elif shard.marked or isinstance(shard.state, Held):
+        mark_used(shard.path)
+        shard.marked = False
+    match shard.state:
+        case Held(file) if not needed_now or not is_linked(file):
+            shard.become(Idle())
+        case Failed() if not wanted:
+            shard.become(Idle())
+    may_hold = needed_now and shard.marked and shard.verified and isinstance(shard.state, Idle | Failed)
+    if may_hold and (held := hold(shard.path)):
+        shard.become(Held(held))
+
+
+def _is_whole(shard: CachedShard, held: BinaryIO) -> bool:
+    """Whether a file that was found has the right bytes, and still is the shard's."""
+    size = os.fstat(held.fileno()).st_size
+    if not shard.verified and (size, crc32c(Path(shard.path))) != (shard.pin.size, shard.pin.crc32c):
+        return False
+    return is_linked(held)
 
 
 def _named(sizes: Mapping[str, int]) -> str:
