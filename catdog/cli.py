@@ -1,7 +1,6 @@
 """The `catdog` command: parse, call, print."""
 
 import io
-import math
 import sys
 import typing
 from dataclasses import dataclass, field
@@ -13,15 +12,16 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from catdog import __version__
 from catdog.command.arguments import hint, parse_command
-from catdog.command.locations import require_data, require_places
+from catdog.command.locations import open_folder, require_data, require_places
 from catdog.command.printing import as_json, print_evaluation, print_manifest, print_pulled, print_runs, shown
 from catdog.command.quiet_tensorflow import import_tensorflow
 from catdog.command.stopped import end_stopped
-from catdog.data.shards import CLASSES, SKIPPED, load_manifest
+from catdog.data.options import PrepareOptions, parse_keep
+from catdog.data.shards import SKIPPED, load_manifest
 from catdog.errors import DONE, FAILED, CallerError, exit_code
 from catdog.recipe import Cache, load_recipe
-from catdog.runs.folder import REPORT, evaluated_on, evaluation, finished_recipe
-from catdog.storage import Folder, open_bucket
+from catdog.runs.folder import REPORT, evaluation_of, finished_recipe
+from catdog.storage import open_bucket
 from catdog.training.signals import Stopped
 
 DESCRIPTION = """Train a cat/dog classifier by transfer learning: the same run on a laptop or a cluster.
@@ -44,15 +44,15 @@ class Prepare:
     either) or `tfds:cats_vs_dogs`."""
     data_uri: Annotated[Positional[str], arg(metavar="DATA_URI")]
     """Where the data set is written."""
-    side: int = 256
+    side: int = PrepareOptions.side
     """Shorter side in pixels to which larger pictures are reduced."""
-    shards: int = 16
+    shards: int = PrepareOptions.shards
     """Shards of the train split; a recipe's data.streams must divide it."""
-    val: float = 0.1
+    val: float = PrepareOptions.val
     """Part of each class for validation."""
-    test: float = 0.1
+    test: float = PrepareOptions.test
     """Part of each class for the test."""
-    seed: int = 0
+    seed: int = PrepareOptions.seed
     """Decides what is drawn, the split and the order."""
     keep: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="CLASS=PART", help_behavior_hint="(repeatable)")] = ()
     """Keep only a part of a class in the train split, as in cat=0.3."""
@@ -65,18 +65,15 @@ class Prepare:
         from catdog.data.prepare import prepare
 
         bucket = open_bucket(self.data_uri)
-        prepared = prepare(
-            self.source,
-            bucket,
+        options = PrepareOptions(
             side=self.side,
             shards=self.shards,
             val=self.val,
             test=self.test,
             seed=self.seed,
-            keep=dict(_class_and_part(text) for text in self.keep),
-            overwrite=self.overwrite,
-            reuse=self.reuse,
+            keep=parse_keep(self.keep),
         )
+        prepared = prepare(self.source, bucket, options, overwrite=self.overwrite, reuse=self.reuse)
         print_manifest(prepared.manifest)
         if prepared.skipped:
             print(f"{prepared.skipped} files left out, each with its reason in {bucket.uri}/{SKIPPED}")
@@ -164,9 +161,7 @@ class Evaluate:
         recipe = finished_recipe(run)
         data = open_bucket(self.data if self.data is not None else recipe.data.uri)
         manifest = load_manifest(data)
-        own = evaluated_on(run)
-        is_own = manifest.digest == own if own is not None else self.data is None
-        folder = evaluation(self.split, other="" if is_own else manifest.digest)
+        folder = evaluation_of(run, self.split, manifest.digest, named=self.data is not None)
         import_tensorflow()
         from catdog.evaluation.evaluate import evaluate
 
@@ -253,9 +248,7 @@ class Pull:
     def execute(self) -> int:
         from catdog.runs.pull import pull
 
-        run, folder = open_bucket(self.run), open_bucket(self.folder)
-        if not isinstance(folder, Folder):
-            raise CallerError(f"{self.folder}: FOLDER must be a path on this machine")
+        run, folder = open_bucket(self.run), open_folder(self.folder)
         print_pulled(pull(run, folder, self.which))
         print(f"run {folder.uri}")
         return DONE
@@ -289,14 +282,3 @@ def parse(arguments: list[str]) -> Command:
         return parse_command(COMMANDS[name], name, f"catdog {name}", arguments[1:])
     tyro.cli(Command, prog="catdog", description=DESCRIPTION, args=["--help"])
     raise AssertionError("help ends the program")
-
-
-def _class_and_part(text: str) -> tuple[str, float]:
-    name, _, part = text.partition("=")
-    try:
-        kept = float(part)
-    except ValueError:
-        kept = math.nan
-    if name not in CLASSES or math.isnan(kept):
-        raise CallerError(f"--keep {text}: must be CLASS=PART, as in cat=0.3, where CLASS is {' or '.join(CLASSES)}")
-    return name, kept

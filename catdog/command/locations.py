@@ -1,4 +1,4 @@
-"""Where a recipe's data and run lie, made sure of before anything that takes long."""
+"""Where data and runs lie, made sure of before anything that takes long."""
 
 import os
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 from catdog.data.shards import load_manifest
 from catdog.errors import CallerError
 from catdog.recipe import Recipe
-from catdog.storage import open_bucket
+from catdog.storage import Folder, open_bucket
 
 
 def require_places(recipe: Recipe) -> None:
@@ -20,6 +20,14 @@ def require_places(recipe: Recipe) -> None:
 def require_data(recipe: Recipe) -> None:
     """Raises CallerError where there is no data set."""
     load_manifest(open_bucket(recipe.data.uri, patience=recipe.storage.patience))
+
+
+def open_folder(path: str) -> Folder:
+    """The bucket at an argument FOLDER; raises CallerError where that is not on this machine."""
+    folder = open_bucket(path)
+    if not isinstance(folder, Folder):
+        raise CallerError(f"{path}: FOLDER must be a path on this machine")
+    return folder
 
 
 def absolute(recipe: Recipe) -> Recipe:

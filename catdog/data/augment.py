@@ -1,9 +1,10 @@
-"""Augmentation on the device: stateless, decided by numbers drawn for (seed, epoch, example) and nothing else."""
+"""Augmentation: stateless, decided by numbers drawn for (seed, epoch, example) and nothing else."""
 
 import math
 
 import numpy as np
 import tensorflow as tf
+from scipy.special import betaincinv
 
 from catdog.recipe import Augment
 
@@ -14,8 +15,9 @@ _LUMA = (0.299, 0.587, 0.114)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def draws(seed: int, epoch: int, example: np.ndarray) -> np.ndarray:
-    """Uniform numbers in [0, 1), float32 [n, DRAWS], for the int64 [n] indices of examples.
+def draws(seed: int, epoch: int, example: np.ndarray, alpha: float = 0.0) -> np.ndarray:
+    """Numbers in [0, 1), float32 [n, DRAWS], for the int64 [n] indices of examples: uniform, but with an `alpha` above 0
+    for column MIXUP, whose numbers in [0, 1] are of the distribution Beta(alpha, alpha).
 
     Counter-based: the key goes through SplitMix64 (Steele, Lea and Flood, 2014) part by part, and each number is one of
     the outputs of SplitMix64 from the state so reached.
@@ -24,7 +26,29 @@ def draws(seed: int, epoch: int, example: np.ndarray) -> np.ndarray:
     for part in (np.uint64(epoch), example.astype(np.uint64)):
         state = _mix((state ^ part) + _GOLDEN)
     words = _mix(state[:, None] + _GOLDEN * np.arange(1, DRAWS + 1, dtype=np.uint64))
-    return (words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+    numbers = (words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+    if alpha > 0:
+        numbers[:, MIXUP] = betaincinv(alpha, alpha, numbers[:, MIXUP].astype(np.float64))
+    return numbers
+
+
+def crop_window(height: tf.Tensor, width: tf.Tensor, draws: tf.Tensor, min_area: float) -> tf.Tensor:
+    """Top, left, height and width, int32 [4], of a crop with a random part of the area, at least `min_area` in 0..1, and
+    a random place in a picture of so many pixels; `draws` is float32 [DRAWS] in [0, 1).
+
+    Its aspect is jittered by up to 3/4 or 4/3 around the picture's own, not around a square: evaluation squashes the
+    whole picture to a square, so crops are squashed alike.
+    """
+    height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    area = min_area + (1.0 - min_area) * draws[CROP_AREA]
+    # No aspect can make a side longer than the picture's.
+    widest = tf.minimum(tf.math.log(4.0 / 3.0), -tf.math.log(area))
+    aspect = tf.exp((2.0 * draws[CROP_ASPECT] - 1.0) * widest)
+    tall = tf.clip_by_value(tf.round(height * tf.sqrt(area / aspect)), 1.0, height)
+    wide = tf.clip_by_value(tf.round(width * tf.sqrt(area * aspect)), 1.0, width)
+    top = tf.floor(draws[CROP_Y] * (height - tall + 1.0))
+    left = tf.floor(draws[CROP_X] * (width - wide + 1.0))
+    return tf.cast(tf.stack([top, left, tall, wide]), tf.int32)
 
 
 def augment(images: tf.Tensor, draws: tf.Tensor, settings: Augment) -> tf.Tensor:
@@ -45,7 +69,7 @@ def mixup(images: tf.Tensor, labels: tf.Tensor, draws: tf.Tensor, rows_per_strea
     """MixUp (Zhang et al., 2018) of each row with the next row of its stream.
 
     Rows of one stream lie together, `rows_per_stream` of them, so partners are the same for any number of replicas.
-    Column MIXUP of the draws holds the share that a row keeps, as `pipeline` has put it there.
+    Column MIXUP of the draws holds the share that a row keeps.
     """
     kept = draws[:, MIXUP]
 

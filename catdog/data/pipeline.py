@@ -8,9 +8,8 @@ from typing import TypeVar
 import numpy as np
 import tensorflow as tf
 from PIL import Image
-from scipy.special import betaincinv
 
-from catdog.data.augment import CROP_AREA, CROP_ASPECT, CROP_X, CROP_Y, DRAWS, MIXUP, draws
+from catdog.data.augment import DRAWS, crop_window, draws
 from catdog.data.example import encode_example
 from catdog.data.order import WHOLE, Order, Share, evaluation_needs, evaluation_rows, replica_rows
 from catdog.data.processes import cores
@@ -35,8 +34,8 @@ def train_dataset(
     """The steps from `start` up to but not including `stop`: one element a step and replica, replicas in turn.
 
     An element has image uint8 [b, side, side, 3]; label and weight float32 [b]; row int32 [b], the row of the global
-    batch; example int64 [b]; draws float32 [b, DRAWS], uniform but for column MIXUP, which holds the share that a row
-    keeps. Padding is a black picture of weight 0, row -1, example -1. No record is read that is not in an element.
+    batch; example int64 [b]; draws float32 [b, DRAWS], as `augment.draws` gives them. Padding is a black picture of
+    weight 0, row -1, example -1. No record is read that is not in an element.
     """
     table = replica_rows(order.streams, order.global_batch, share)
 
@@ -46,14 +45,12 @@ def train_dataset(
                 reader.reach(step)
                 for rows in table:
                     example = np.where(rows >= 0, batch.example[rows], -1)
-                    numbers = draws(recipe.run.seed, batch.epoch, example)
-                    if (alpha := recipe.augment.mixup) > 0:
-                        numbers[:, MIXUP] = betaincinv(alpha, alpha, numbers[:, MIXUP].astype(np.float64))
+                    numbers = draws(recipe.run.seed, batch.epoch, example, recipe.augment.mixup)
                     yield _element(reader, example) | {"row": rows, "draws": numbers}
 
     def image(stored: Row, row: Row) -> tf.Tensor:
         shape = stored["image/height"], stored["image/width"]
-        window = _crop_window(*shape, row["draws"], recipe.augment.min_area)
+        window = crop_window(*shape, row["draws"], recipe.augment.min_area)
         return _decode(stored["image/encoded"], window, recipe.data.side)
 
     b = table.shape[1]
@@ -96,24 +93,6 @@ def decode_whole(encoded: tf.Tensor, side: int) -> tf.Tensor:
     """The whole picture of a JPEG, a string scalar, squashed to uint8 [side, side, 3]."""
     shape = tf.image.extract_jpeg_shape(encoded)
     return _decode(encoded, tf.stack([0, 0, shape[0], shape[1]]), side)
-
-
-def _crop_window(height: tf.Tensor, width: tf.Tensor, numbers: tf.Tensor, smallest: float) -> tf.Tensor:
-    """Top, left, height and width, int32 [4], of a crop with a random part of the area and a random place.
-
-    Its aspect is jittered by up to 3/4 or 4/3 around the picture's own, not around a square: evaluation squashes the
-    whole picture to a square, so crops are squashed alike.
-    """
-    height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    area = smallest + (1.0 - smallest) * numbers[CROP_AREA]
-    # No aspect can make a side longer than the picture's.
-    widest = tf.minimum(tf.math.log(4.0 / 3.0), -tf.math.log(area))
-    aspect = tf.exp((2.0 * numbers[CROP_ASPECT] - 1.0) * widest)
-    tall = tf.clip_by_value(tf.round(height * tf.sqrt(area / aspect)), 1.0, height)
-    wide = tf.clip_by_value(tf.round(width * tf.sqrt(area * aspect)), 1.0, width)
-    top = tf.floor(numbers[CROP_Y] * (height - tall + 1.0))
-    left = tf.floor(numbers[CROP_X] * (width - wide + 1.0))
-    return tf.cast(tf.stack([top, left, tall, wide]), tf.int32)
 
 
 def _decode(encoded: tf.Tensor, window: tf.Tensor, side: int) -> tf.Tensor:

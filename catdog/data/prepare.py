@@ -9,14 +9,15 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from dataclasses import asdict, dataclass
+from typing import BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from catdog.data.example import encode_example
 from catdog.data.images import decode, encode
+from catdog.data.options import PrepareOptions
 from catdog.data.processes import cores, process_pool
 from catdog.data.shards import CLASSES, MANIFEST, SHARD_NAME, SKIPPED, SPLITS, Manifest, Shard, load_manifest
 from catdog.data.sources import Item, Opened, open_source
@@ -62,90 +63,61 @@ class Prepared:
 def prepare(
     source: str,
     bucket: Bucket,
+    options: PrepareOptions = PrepareOptions(),  # noqa: B008
     *,
-    side: int = 256,
-    shards: int = 16,
-    val: float = 0.1,
-    test: float = 0.1,
-    seed: int = 0,
-    keep: dict[str, float] | None = None,
     overwrite: bool = False,
     reuse: bool = False,
 ) -> Prepared:
-    """Write a data set, its manifest last; the same pictures, options and seed give the same bytes.
+    """Write a data set, its manifest last; the same pictures and options give the same bytes.
 
-    `side` bounds the shorter side in pixels; `shards` is the number of train shards; `val` and `test` are parts of each
-    class in 0..1; `keep` thins classes of the train split to a part in 0..1. With `reuse` a data set of the same source
-    and options is left as it is. Raises CallerError for anything that the caller can mend.
+    With `overwrite` the data set that is there is replaced; with `reuse` one of the same source and options is left as
+    it is. Raises CallerError for anything that the caller can mend.
     """
-    keep = dict(keep or {})
-    _check(side, shards, val, test, seed, keep)
-    options = {"side": side, "shards": shards, "val": val, "test": test, "seed": seed, "keep": keep}
     if MANIFEST in bucket.list(MANIFEST) and not overwrite:  # a list tells of a bucket that is not there
         return Prepared(_reused(source, options, bucket, reuse), 0, written=False)
-    opened = open_source(source, seed)
+    opened = open_source(source, options.seed)
     # The converted pictures lie in a nameless file until all are known: beside the shards, where there is room for them.
     with tempfile.TemporaryFile(dir=bucket.scratch()) as spool:
-        pictures, unusable = _convert_all(opened, side, spool)
+        pictures, unusable = _convert_all(opened, options.side, spool)
         pictures, repeated = _unique(pictures)
         skipped = sorted([*unusable, *repeated], key=lambda s: (s.name, s.reason))
         _refuse_missing(source, pictures, skipped)
-        splits = split(pictures, val, test, seed, keep)
-        counts = _shard_counts(splits, shards)
+        splits = split(pictures, options)
+        counts = _shard_counts(splits, options.shards)
         _clear(bucket)
         written = [shard for name in SPLITS for shard in _write(name, splits[name], counts[name], spool, bucket)]
     bucket.write(SKIPPED, _csv(skipped))
-    manifest = Manifest(source, options, tuple(written))
+    manifest = Manifest(source, asdict(options), tuple(written))
     bucket.write(MANIFEST, manifest.to_json())
     return Prepared(manifest, len(skipped), written=True)
 
 
-def split(
-    pictures: Iterable[Picture], val: float, test: float, seed: int, keep: dict[str, float]
-) -> dict[str, list[Picture]]:
+def split(pictures: Iterable[Picture], options: PrepareOptions) -> dict[str, list[Picture]]:
     """The pictures of each split, shuffled. Each picture's place depends on the seed and its digest, so files that are
     left out have no influence, and each class gives the same part of itself to each split."""
     result: dict[str, list[Picture]] = {name: [] for name in SPLITS}
-    ranked = sorted(pictures, key=lambda p: _rank("split", seed, p))
+    ranked = sorted(pictures, key=lambda p: _rank("split", options.seed, p))
     for label, name in enumerate(CLASSES):
         members = [picture for picture in ranked if picture.label == label]
-        tests, vals = round(test * len(members)), round(val * len(members))
+        tests, vals = round(options.test * len(members)), round(options.val * len(members))
         result["test"] += members[:tests]
         result["val"] += members[tests : tests + vals]
-        train = sorted(members[tests + vals :], key=lambda p: _rank("keep", seed, p))
-        result["train"] += train[: round(keep.get(name, 1.0) * len(train))]
-    return {name: sorted(members, key=lambda p: _rank("shuffle", seed, p)) for name, members in result.items()}
+        train = sorted(members[tests + vals :], key=lambda p: _rank("keep", options.seed, p))
+        result["train"] += train[: round(options.keep.get(name, 1.0) * len(train))]
+    return {name: sorted(members, key=lambda p: _rank("shuffle", options.seed, p)) for name, members in result.items()}
 
 
 def _rank(purpose: str, seed: int, picture: Picture) -> bytes:
     return hashlib.sha256(f"{purpose} {seed} {picture.digest}".encode()).digest()
 
 
-def _check(side: int, shards: int, val: float, test: float, seed: int, keep: dict[str, float]) -> None:
-    def require(holds: bool, name: str, value: object, allowed: str) -> None:
-        if not holds:
-            raise CallerError(f"--{name} {value}: must be {allowed}")
-
-    require(side >= 32, "side", side, "at least 32 pixels")
-    require(1 <= shards <= 99_999, "shards", shards, "from 1 to 99999")
-    require(0 <= val < 1, "val", val, "at least 0 and below 1")
-    require(0 <= test < 1, "test", test, "at least 0 and below 1")
-    require(
-        val + test < 1, "val", val, f"less than 1 together with --test {test}, so that something is left to train on"
-    )
-    require(seed >= 0, "seed", seed, "at least 0")
-    for name, part in keep.items():
-        require(name in CLASSES, "keep", f"{name}={part}", f"for one of {', '.join(CLASSES)}")
-        require(0 < part <= 1, "keep", f"{name}={part}", "a part above 0 and at most 1")
-
-
-def _reused(source: str, options: dict[str, Any], bucket: Bucket, reuse: bool) -> Manifest:
+def _reused(source: str, options: PrepareOptions, bucket: Bucket, reuse: bool) -> Manifest:
     if not reuse:
         raise CallerError(
             f"{bucket.uri}: holds a data set already; name another folder, or write over it with --overwrite"
         )
     manifest = load_manifest(bucket)
-    now, before = {"source": source} | options, {"source": manifest.source} | manifest.options
+    now, before = {"source": source} | asdict(options), {"source": manifest.source} | manifest.options
     different = [f"{name}: {before.get(name)!r} → {now[name]!r}" for name in now if before.get(name) != now[name]]
     if different:
         raise CallerError(

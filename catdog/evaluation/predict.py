@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from catdog.data import images
+from catdog.data.options import PrepareOptions
 from catdog.data.pipeline import decode_whole
 from catdog.data.processes import cores
 from catdog.data.shards import CLASSES
@@ -18,8 +19,6 @@ from catdog.data.sources import MAX_BYTES
 from catdog.evaluation.metrics import predicted
 from catdog.evaluation.trained_model import BATCH, Trained, load_trained
 from catdog.storage import Bucket
-
-_STORED_SIDE = 256  # the shorter side of pictures as `catdog prepare` stores them by default
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def _files(path: Path, above: frozenset[Path] = frozenset()) -> Iterator[tuple[P
 
 def _load(path: Path, side: int) -> np.ndarray | str:
     """The picture, uint8 [side, side, 3], or why there is none."""
-    stored_side = max(_STORED_SIDE, side)
+    stored_side = max(PrepareOptions.side, side)
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             return f"{size:,} bytes are more than the {MAX_BYTES:,} allowed"

@@ -122,10 +122,15 @@ def evaluation(split: str, other: str = "") -> str:
     return f"evaluation/{split}-{other[:8]}" if other else f"evaluation/{split}"
 
 
-def evaluated_on(run: Bucket) -> str | None:
-    """Digest of the data set of the evaluation that ends a run's training, so of the run's own; None before that."""
-    name = f"{evaluation('test')}/metrics.json"
-    return json.loads(run.read(name))["data"]["digest"] if run.exists(name) else None
+def evaluation_of(run: Bucket, split: str, digest: str, *, named: bool) -> str:
+    """Where the evaluation on a split of the data set of this digest lies.
+
+    The run's own data set is the one that its training ended with an evaluation on, and before that the recipe's, which
+    is any that the caller has not `named` in its place.
+    """
+    ending = f"{evaluation('test')}/metrics.json"
+    is_own = json.loads(run.read(ending))["data"]["digest"] == digest if run.exists(ending) else not named
+    return evaluation(split, other="" if is_own else digest)
 
 
 def recipe_of(run: Bucket) -> Recipe | None:

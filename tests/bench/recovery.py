@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.storage import open_bucket
 from tests.integration.ray_nodes import Job, Nodes
@@ -44,7 +45,7 @@ def main() -> None:
 def _recipe(folder: Path) -> Path:
     draw_pictures(folder / "pictures")
     data = open_bucket(str(folder / "data"))
-    prepare(f"folder:{folder / 'pictures'}", data, side=64, shards=4)
+    prepare(f"folder:{folder / 'pictures'}", data, PrepareOptions(side=64, shards=4))
     path = folder / "small.toml"
     path.write_text(RECIPE.replace("[data]", f'[data]\nuri = "{data.uri}"'))
     return path

@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from catdog.data.cache import ShardCache, open_cache
+from catdog.data.options import PrepareOptions
 from catdog.data.order import WHOLE, Order
 from catdog.data.prepare import prepare
 from catdog.data.records import Records
@@ -49,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as text:
         folder = Path(text)
         data = Folder(str(folder / "data"))
-        prepare(f"folder:{arguments.photos}", data, shards=SHARDS)
+        prepare(f"folder:{arguments.photos}", data, PrepareOptions(shards=SHARDS))
         shards = load_manifest(data).split("train")
         more = copies(data, shards, 16)
         with serving(data.uri):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.storage import Bucket, open_bucket
 from tests.integration.processes import Process
@@ -22,7 +23,7 @@ def small_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_data(tmp_path_factory: pytest.TempPathFactory, small_pictures: Path) -> Bucket:
     """The pictures: 160 to train on, 20 each to validate and to test."""
     bucket = open_bucket(str(tmp_path_factory.mktemp("data")))
-    prepare(f"folder:{small_pictures}", bucket, side=64, shards=4)
+    prepare(f"folder:{small_pictures}", bucket, PrepareOptions(side=64, shards=4))
     return bucket
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from catdog import cli
 from catdog.data import drawn
+from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.data.shards import load_manifest
 from catdog.data.verify import verify
@@ -62,7 +63,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def data(server: Server, small_data: Bucket) -> Bucket:
     bucket = open_bucket("gs://catdog/data/small", patience=5)
-    prepare(load_manifest(small_data).source, bucket, side=64, shards=4)
+    prepare(load_manifest(small_data).source, bucket, PrepareOptions(side=64, shards=4))
     return bucket
 
 

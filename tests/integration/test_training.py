@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.data.shards import load_manifest
 from catdog.errors import CallerError, RunError
@@ -91,7 +92,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_steps_and_leaves_the_la
 
 def test_another_data_set_is_refused(recipe: Recipe, alone: str, small_data: Bucket, tmp_path: Path) -> None:
     other = open_bucket(str(tmp_path / "other"))
-    prepare(load_manifest(small_data).source, other, side=64, shards=4, seed=1)
+    prepare(load_manifest(small_data).source, other, PrepareOptions(side=64, shards=4, seed=1))
     with pytest.raises(CallerError, match="manifest"):
         train(changed(recipe, {"data.uri": other.uri, "run.uri": alone}))
 
@@ -136,7 +137,8 @@ def test_the_options_of_the_recipe_work_together(recipe: Recipe) -> None:
 def thinned(tmp_path_factory: pytest.TempPathFactory, small_data: Bucket) -> Bucket:
     """The small data set's pictures with an eighth of its cats, and a larger test split to measure recall on."""
     bucket = open_bucket(str(tmp_path_factory.mktemp("thinned")))
-    prepare(load_manifest(small_data).source, bucket, side=64, shards=4, val=0.1, test=0.4, keep={"cat": 0.125})
+    options = PrepareOptions(side=64, shards=4, val=0.1, test=0.4, keep={"cat": 0.125})
+    prepare(load_manifest(small_data).source, bucket, options)
     return bucket
 
 

@@ -9,12 +9,17 @@ import tensorflow as tf
 from catdog.data.augment import (
     BRIGHTNESS,
     CONTRAST,
+    CROP_AREA,
+    CROP_ASPECT,
+    CROP_X,
+    CROP_Y,
     DRAWS,
     FLIP,
     MIXUP,
     ROTATION,
     SATURATION,
     augment,
+    crop_window,
     draws,
     mixup,
 )
@@ -75,6 +80,41 @@ def test_draws_depend_on_the_key_alone():
     whole = draws(9, 2, np.arange(50))
     assert (draws(9, 2, np.array([7, 3, 49])) == whole[[7, 3, 49]]).all()
     assert np.allclose(whole[0, :3], [0.5779406, 0.4717293, 0.223776], atol=1e-7)
+
+
+def test_with_an_alpha_the_column_of_mixup_is_of_the_beta_distribution_and_the_others_are_as_without():
+    plain, mixed = draws(3, 5, np.arange(20_000)), draws(3, 5, np.arange(20_000), alpha=0.3)
+    others = np.delete(np.arange(DRAWS), MIXUP)
+    assert mixed.dtype == np.float32 and (mixed[:, others] == plain[:, others]).all()
+    shares = mixed[:, MIXUP]
+    assert shares.min() >= 0 and shares.max() <= 1
+    # Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1)).
+    assert abs(shares.mean() - 0.5) < 0.015 and abs(shares.var() - 0.25 / 1.6) < 0.005
+
+
+def test_crops_keep_the_drawn_part_of_the_area_and_lie_inside():
+    random = np.random.default_rng(0).random((2000, DRAWS), np.float32)
+    height, width, smallest = 300, 450, 0.3
+    windows = tf.data.Dataset.from_tensor_slices(random).map(lambda n: crop_window(height, width, n, smallest))
+    top, left, tall, wide = np.array(list(windows.as_numpy_iterator())).T
+    assert (top >= 0).all() and (left >= 0).all() and (top + tall <= height).all() and (left + wide <= width).all()
+    area = tall * wide / (height * width)
+    assert np.abs(area - (smallest + (1 - smallest) * random[:, CROP_AREA])).max() < 0.01
+    aspect = np.log((wide / tall) / (width / height))
+    assert np.abs(aspect).max() < np.log(4 / 3) + 0.02 and np.abs(aspect).max() > 0.25 and abs(aspect.mean()) < 0.02
+    # The place is uniform over all places, the edges too.
+    place = (left / np.maximum(width - wide, 1))[width - wide > 20]
+    assert abs(place.mean() - 0.5) < 0.03 and place.min() == 0 and place.max() == 1
+    assert np.corrcoef(random[:, CROP_ASPECT], aspect)[0, 1] > 0.8
+    assert np.corrcoef(random[:, CROP_X], left)[0, 1] > 0.5 and np.corrcoef(random[:, CROP_Y], top)[0, 1] > 0.5
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 500), (33, 32)])
+def test_crops_of_odd_pictures_are_at_least_a_pixel(height, width):
+    for value in (0.0, 0.5, np.float32(1 - 2**-24)):
+        number = tf.fill([DRAWS], tf.cast(value, tf.float32))
+        top, left, tall, wide = crop_window(height, width, number, 0.01).numpy()
+        assert tall >= 1 and wide >= 1 and 0 <= top <= height - tall and 0 <= left <= width - wide
 
 
 @pytest.mark.parametrize("settings", [OFF, ALL])

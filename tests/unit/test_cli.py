@@ -10,27 +10,17 @@ import sys
 import time
 from pathlib import Path
 
-import keras
-import numpy as np
 import pytest
+from brightness import draw, save_model
 from pictures import damaged
-from PIL import Image
 
 from catdog import cli
 from catdog.data.shards import load_manifest
-from catdog.recipe import Data, Recipe, to_toml
+from catdog.recipe import VERSION, Data, Recipe, to_toml
 from catdog.storage import open_bucket
 
 SIDE = 32
 QUICKSTART = str(Path(__file__).parents[2] / "job" / "recipes" / "quickstart.toml")
-
-
-def draw(path: Path, seed: int, *, bright: bool) -> Path:
-    """Blurred noise that is bright or dark as a whole."""
-    noise = np.random.default_rng(seed).integers(0, 60, (5, 5, 3), np.uint8) + (170 if bright else 30)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(noise.astype(np.uint8)).resize((48, 40), Image.Resampling.BICUBIC).save(path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +28,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders of 20 dark cats and 20 bright dogs."""
     folder = tmp_path_factory.mktemp("photos")
     for index in range(40):
-        draw(folder / ("cat", "dog")[index % 2] / f"{index:02d}.png", index, bright=index % 2 == 1)
+        draw(folder / ("cat", "dog")[index % 2] / f"{index:02d}.png", index, bright=index % 2 == 1, size=(48, 40))
     return folder
 
 
@@ -53,17 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A finished run, whose model calls bright pictures dogs."""
     folder = tmp_path_factory.mktemp("run")
-    layers = keras.layers
-    model = keras.Sequential(
-        [
-            keras.Input((SIDE, SIDE, 3)),
-            layers.Rescaling(1 / 255),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(1, activation="sigmoid"),
-        ]
-    )
-    model.layers[-1].set_weights([np.full((3, 1), 2, np.float32), np.array([-3], np.float32)])
-    model.save(folder / "model.keras")
+    save_model(folder / "model.keras", SIDE)
     open_bucket(str(folder)).write("recipe.toml", to_toml(Recipe(data=Data(uri=str(data), side=SIDE))).encode())
     return folder
 
@@ -227,8 +207,6 @@ def test_a_negative_number_is_a_value_and_no_option(capsys):
 
 
 def test_train_gets_the_recipe_with_its_last_overrides(data, tmp_path, monkeypatch, capsys):
-    from catdog.training import trainer
-
     got: list[Recipe] = []
     metrics = {"accuracy_interval": (0.5, 0.75), "accuracy": 0.625, "log_loss": 0.7, "examples": 8, "split": "test"}
 
@@ -236,7 +214,7 @@ def test_train_gets_the_recipe_with_its_last_overrides(data, tmp_path, monkeypat
         got.append(recipe)
         return metrics
 
-    monkeypatch.setattr(trainer, "train", train)
+    monkeypatch.setattr("catdog.training.trainer.train", train)
     words = ["train", QUICKSTART, "--run", str(tmp_path / "😀 run"), "--data.uri", str(data)]
     words += ["--data.streams", "16", "--phases.0.epochs", "7", "--data.streams=4"]
     assert cli.run(words) == 0
@@ -347,7 +325,7 @@ def test_evaluate_does_not_take_a_data_set_made_anew_in_the_same_place_for_the_r
 PREDICT_WITHOUT_TENSORFLOW = """
 import itertools, sys, types
 from catdog import cli
-cli._import_tensorflow = lambda: None
+cli.import_tensorflow = lambda: None
 predictions = types.ModuleType("catdog.evaluation.predict")
 def predict(run, images):
     return (types.SimpleNamespace(path=path, predicted="cat", probability=0.9, error=None) for path in IMAGES)
@@ -416,5 +394,5 @@ def test_help_of_train_lists_every_field_of_a_recipe_with_its_meaning(capsys):
     out = " ".join(capsys.readouterr().out.split())
     for line in to_toml(Recipe()).splitlines():
         name = line.partition(" = ")[0]
-        assert line.startswith(("[", "]", "phases", " ")) or not name or f".{name} " in out
+        assert line.startswith(("[", "]", "phases", " ", VERSION)) or not name or f".{name} " in out
     assert "--phases.0.learning_rate FLOAT Peak rate" in out and "--data.side INT Side in pixels" in out

@@ -646,15 +646,6 @@ def test_a_bucket_goes_to_another_process(bucket: Bucket) -> None:
     assert pickle.loads(pickle.dumps(bucket)) == bucket
 
 
-@pytest.mark.parametrize(
-    ("uri", "told"), [("gs://", "no bucket"), ("gs:///x", "no bucket"), ("s3://b/x", "not supported")]
-)
-def test_a_uri_that_names_no_bucket_is_refused_in_one_line(uri: str, told: str) -> None:
-    with pytest.raises(CallerError, match=told) as caught:
-        open_bucket(uri)
-    assert str(caught.value).startswith(uri) and "\n" not in str(caught.value)
-
-
 def test_without_credentials_one_line_tells_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
@@ -670,8 +661,3 @@ def test_an_object_without_a_known_checksum_is_not_taken(store: FakeStore, bucke
     put(store, "x")
     with pytest.raises(RunError, match="unknown to the store"):
         bucket.fetch("x", Stat(len(CONTENT), ""), tmp_path / "x")
-
-
-def test_the_store_of_a_uri_is_the_one_that_its_scheme_names(tmp_path: Path) -> None:
-    assert isinstance(open_bucket("gs://bucket/x"), GoogleBucket)
-    assert open_bucket(str(tmp_path)).local("x") == tmp_path / "x"

@@ -9,10 +9,9 @@ from keras.src.legacy.saving import legacy_h5_format
 from pictures import SHARED
 from sklearn.linear_model import LogisticRegression
 
-from catdog import model as models
 from catdog.data.images import decode
 from catdog.errors import CallerError
-from catdog.model import build, logits, unfreeze
+from catdog.model import BUNDLED, _official, build, logits, unfreeze
 from catdog.recipe import Model
 
 FULL, PHOTOS = SHARED / "weights" / "efficientnetb0-photos96.weights.h5", SHARED / "photos"
@@ -102,7 +101,7 @@ def test_rounding_the_bundled_weights_to_float16_costs_no_accuracy(bundled: kera
 
 def test_weights_of_another_shape_are_refused_in_one_line() -> None:
     with pytest.raises(CallerError, match="does not fit EfficientNetB1") as error:
-        build(Model(backbone="EfficientNetB1", weights=str(models.BUNDLED)), 96)
+        build(Model(backbone="EfficientNetB1", weights=str(BUNDLED)), 96)
     assert "\n" not in str(error.value)
 
 
@@ -115,7 +114,7 @@ def test_a_missing_weights_file_is_named() -> None:
 def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where Keras looks for EfficientNetB0's ImageNet file, in an empty home and with no network."""
     monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path))
-    monkeypatch.setattr(models, "keras_home", lambda: str(tmp_path))
+    monkeypatch.setattr("catdog.model.keras_home", lambda: str(tmp_path))
 
     def offline(url: str, *_: object) -> None:
         raise Exception(f"URL fetch failure on {url}: None -- no network")
@@ -159,6 +158,6 @@ def test_imagenet_uses_the_file_that_is_there_and_refuses_it_by_path(
 def test_official_files_are_named_as_keras_names_them(name: str, official: Path) -> None:
     with pytest.raises(CallerError, match="URL fetch failure") as error:
         build(Model(backbone=name, weights="imagenet"), 96)
-    file, md5 = models._official(name)
+    file, md5 = _official(name)
     assert f"/{file}: None" in str(error.value)
     assert len(md5) == 32

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import itertools
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from catdog.data.augment import CROP_AREA, CROP_ASPECT, CROP_X, CROP_Y, DRAWS, MIXUP, draws
+from catdog.data.augment import DRAWS, MIXUP, draws
 from catdog.data.cache import open_cache
 from catdog.data.order import WHOLE, Order, Share, evaluation_rows, replica_rows
-from catdog.data.pipeline import _crop_window, _decode, decode_whole, evaluation_dataset, train_dataset
+from catdog.data.pipeline import _decode, decode_whole, evaluation_dataset, train_dataset
 from catdog.data.records import Records
 from catdog.data.shards import Shard
 from catdog.recipe import Augment, Cache, Data, Recipe
@@ -175,27 +174,10 @@ def test_a_worker_reads_its_own_shards_only_and_none_before_it_needs_them(paths)
     assert cache.read == set(of_examples[order.batch(5).example].tolist()) and len(cache.read) == STREAMS
 
 
-def test_many_shards_leave_no_file_open(records):
-    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else pytest.skip("no /proc")
-    with records.reading() as reader:
-        assert all(reader.read(example) for example in range(sum(SIZES)))
-        assert len(os.listdir("/proc/self/fd")) <= before
-
-
-def test_records_are_those_that_tensorflow_reads(paths, records):
-    written = list(tf.data.TFRecordDataset([str(path) for path in paths]).as_numpy_iterator())
-    with records.reading() as reader:
-        assert [reader.read(example) for example in range(sum(SIZES))] == written
-
-
-def test_mixup_gives_a_row_shares_of_the_beta_distribution_and_the_other_draws_alone(records):
-    plain, mixed = train(records), train(records, mixup=0.3)
-    for without, with_mixup in zip(plain, mixed, strict=True):
-        others = [column for column in range(DRAWS) if column != MIXUP]
-        assert (without["draws"][:, others] == with_mixup["draws"][:, others]).all()
-    shares = np.concatenate([element["draws"][:, MIXUP] for element in train(records, 0, 80, mixup=0.3)])
-    # Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1)).
-    assert abs(shares.mean() - 0.5) < 0.08 and abs(shares.var() - 0.25 / 1.6) < 0.03
+def test_mixup_changes_the_draw_of_its_column_alone(records):
+    for plain, mixed in zip(train(records), train(records, mixup=0.3), strict=True):
+        same = (plain["draws"] == mixed["draws"]).all(axis=0)
+        assert [column for column in range(DRAWS) if not same[column]] == [MIXUP]
 
 
 @pytest.mark.parametrize(("workers", "replicas", "batch"), [(1, 1, 5), (2, 1, 5), (1, 2, 7), (4, 2, 8), (8, 1, 30)])
@@ -215,31 +197,6 @@ def test_evaluation_gives_each_picture_once_whole_with_its_label(records, worker
                 content = jpeg(picture(index, 40 + index, 70 - index))
                 assert (image == decode_whole(tf.constant(content), SIDE).numpy()).all()
     assert seen == dict.fromkeys(range(sum(SIZES)), 1)
-
-
-def test_crops_keep_the_drawn_part_of_the_area_and_lie_inside():
-    numbers = np.random.default_rng(0).random((2000, DRAWS), np.float32)
-    height, width, smallest = 300, 450, 0.3
-    windows = tf.data.Dataset.from_tensor_slices(numbers).map(lambda n: _crop_window(height, width, n, smallest))
-    top, left, tall, wide = np.array(list(windows.as_numpy_iterator())).T
-    assert (top >= 0).all() and (left >= 0).all() and (top + tall <= height).all() and (left + wide <= width).all()
-    area = tall * wide / (height * width)
-    assert np.abs(area - (smallest + (1 - smallest) * numbers[:, CROP_AREA])).max() < 0.01
-    aspect = np.log((wide / tall) / (width / height))
-    assert np.abs(aspect).max() < np.log(4 / 3) + 0.02 and np.abs(aspect).max() > 0.25 and abs(aspect.mean()) < 0.02
-    # The place is uniform over all places, the edges too.
-    place = (left / np.maximum(width - wide, 1))[width - wide > 20]
-    assert abs(place.mean() - 0.5) < 0.03 and place.min() == 0 and place.max() == 1
-    assert np.corrcoef(numbers[:, CROP_ASPECT], aspect)[0, 1] > 0.8
-    assert np.corrcoef(numbers[:, CROP_X], left)[0, 1] > 0.5 and np.corrcoef(numbers[:, CROP_Y], top)[0, 1] > 0.5
-
-
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 500), (33, 32)])
-def test_crops_of_odd_pictures_are_at_least_a_pixel(height, width):
-    for value in (0.0, 0.5, np.float32(1 - 2**-24)):
-        numbers = tf.fill([DRAWS], tf.cast(value, tf.float32))
-        top, left, tall, wide = _crop_window(height, width, numbers, 0.01).numpy()
-        assert tall >= 1 and wide >= 1 and 0 <= top <= height - tall and 0 <= left <= width - wide
 
 
 def weights(old: int, new: int) -> np.ndarray:
@@ -267,13 +224,3 @@ def test_shrinking_does_not_alias():
     stripes[:, ::2] = 255
     grey = decode_whole(tf.constant(jpeg(stripes)), SIDE).numpy()
     assert np.abs(grey.astype(int) - 127).max() <= 3
-
-
-@pytest.mark.parametrize("kept", [-100, None])
-def test_a_shard_that_is_broken_or_holds_too_little_is_an_error_that_names_the_file(paths, tmp_path, kept):
-    path = tmp_path / "cut.tfrecord"
-    path.write_bytes(paths[0].read_bytes()[:kept])
-    with open_cache(open_bucket(str(tmp_path)), {}, Cache()) as cache:
-        records = Records([Shard(path.name, "train", 0, "00000000", "0" * (SIZES[0] + (kept is None)))], cache)
-        with records.reading() as reader, pytest.raises(ValueError, match=r"cut\.tfrecord"):
-            reader.read(0)

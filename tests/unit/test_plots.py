@@ -1,7 +1,6 @@
 """Every plot is a picture in which the data shows, and none of them fails on odd data."""
 
 import io
-import json
 import math
 import warnings
 
@@ -12,7 +11,7 @@ from PIL import Image
 
 from catdog.evaluation import plots
 from catdog.evaluation.metrics import summarize
-from catdog.runs.metrics import Line, best_epoch, epochs, parse_metrics, phases, smooth
+from catdog.runs.metrics import Line
 
 LABELS = np.array([0, 0, 1, 1, 1])
 PROBABILITIES = np.array([0.1, 0.7, 0.2, 0.8, 0.9])
@@ -140,28 +139,6 @@ def test_a_phone_can_show_every_plot_at_its_full_width():
         assert 800 <= pixels(png).shape[1] <= 1200
 
 
-def test_history_leaves_out_a_line_that_was_cut():
-    whole = json.dumps(lines()[0])
-    assert parse_metrics(f"{whole}\n{whole[:30]}".encode()) == [lines()[0]]
-    assert parse_metrics(b"") == []
-    assert parse_metrics(b"\xff\xfe\n[1]\nnull\n") == []
-
-
-def test_history_gives_a_row_an_epoch_with_the_mean_of_its_train_lines():
-    rows = epochs(lines())
-    assert [(row.number, row.phase, row.step) for row in rows] == [
-        (1, "frozen", 10),
-        (2, "frozen", 20),
-        (3, "finetune", 30),
-        (4, "finetune", 40),
-    ]
-    assert rows[1].train_loss == pytest.approx(np.mean([1 / step for step in range(11, 21)]))
-    assert rows[1].val_loss == pytest.approx(1 / 20)
-    assert rows[1].images_per_s is None
-    assert best_epoch(rows) is rows[3]
-    assert phases(lines()) == [("frozen", 0, 20), ("finetune", 20, 40)]
-
-
 def test_smoothing_keeps_a_constant_and_does_not_lean_to_the_start():
-    assert smooth(np.full(9, 0.7), 5) == pytest.approx(np.full(9, 0.7))
-    assert smooth(np.array([4.0, 2.0]), 3) == pytest.approx([4.0, (0.5 * 4 + 2) / 1.5])
+    assert plots.smooth(np.full(9, 0.7), 5) == pytest.approx(np.full(9, 0.7))
+    assert plots.smooth(np.array([4.0, 2.0]), 3) == pytest.approx([4.0, (0.5 * 4 + 2) / 1.5])

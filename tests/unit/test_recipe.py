@@ -19,13 +19,17 @@ from catdog.recipe import (
     Phase,
     Recipe,
     Run,
+    as_begun,
+    check_replicas,
+    check_strategy,
     differences,
-    load,
+    load_recipe,
     override,
-    parse,
+    parse_recipe,
     to_toml,
 )
 
+SECTIONS = [field.name for field in dataclasses.fields(Recipe) if field.name != "unset"]
 NAMED = sorted((Path(__file__).parents[2] / "job" / "recipes").glob("*.toml"))
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -82,20 +86,20 @@ def write(folder: Path, text: str) -> Path:
 
 @given(recipe=recipes())
 def test_what_is_written_is_read_back_equal(tmp_path_factory, recipe):
-    assert load(write(tmp_path_factory.mktemp("recipe"), to_toml(recipe))) == recipe
+    assert load_recipe(write(tmp_path_factory.mktemp("recipe"), to_toml(recipe))) == recipe
 
 
 def test_every_setting_is_written_the_defaults_too():
     lines = to_toml(Recipe())
-    for section in dataclasses.fields(Recipe):
-        kind = Phase if section.name == "phases" else type(getattr(Recipe(), section.name))
+    for section in SECTIONS:
+        kind = Phase if section == "phases" else type(getattr(Recipe(), section))
         for field in dataclasses.fields(kind):
             assert f"{field.name} = " in lines
 
 
 @pytest.mark.parametrize("path", NAMED, ids=lambda path: path.stem)
 def test_named_recipes_load(path):
-    recipe = load(path)
+    recipe = load_recipe(path)
     assert [phase.unfreeze == "none" for phase in recipe.phases] == [True, False]
 
 
@@ -189,11 +193,11 @@ def test_a_bad_value_is_refused_in_one_line_that_tells_what_is_allowed(name, tex
 def test_workers_are_a_number_or_a_range(text, bounds):
     recipe = override(override(Recipe(), [("cluster.workers", "1-9")]), [("cluster.workers", text)])
     assert recipe.cluster.bounds == bounds
-    assert parse(to_toml(recipe).encode(), "again").cluster.bounds == bounds
+    assert parse_recipe(to_toml(recipe).encode(), "again").cluster.bounds == bounds
 
 
 def test_each_field_has_a_value_that_is_refused():
-    sections = [field.name for field in dataclasses.fields(Recipe) if field.name != "phases"]
+    sections = [name for name in SECTIONS if name != "phases"]
     names = {f"{s}.{field.name}" for s in sections for field in dataclasses.fields(getattr(Recipe(), s))}
     names |= {f"phases.{field.name}" for field in dataclasses.fields(Phase)}
     tried = {name.replace(".0.", ".").replace(".1.", ".") for name, _, _ in BAD_VALUES}
@@ -221,7 +225,7 @@ def test_each_field_has_a_value_that_is_refused():
 def test_a_file_that_is_no_recipe_is_named_in_one_line(tmp_path, text, told):
     path = write(tmp_path, text)
     with pytest.raises(CallerError, match=told) as caught:
-        load(path)
+        load_recipe(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 
@@ -237,7 +241,7 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line(tmp_path):
         (binary, "is not a recipe in TOML"),
     ]:
         with pytest.raises(CallerError, match=told) as caught:
-            load(path)
+            load_recipe(path)
         assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
@@ -339,3 +343,66 @@ def test_a_run_may_go_on_in_another_place_but_not_with_another_computation():
 def test_a_phase_more_is_a_difference():
     more = dataclasses.replace(Recipe(), phases=(*Recipe().phases, Phase("last", unfreeze="all")))
     assert any(line.startswith("phases.2.name: ") for line in differences(Recipe(), more))
+
+
+@pytest.mark.parametrize(
+    ("settings", "replicas", "told"),
+    [
+        ([], 17, "data.streams = 16: must be at least the number of replicas, 17"),
+        (
+            [("optimizer.accumulate", "8")],
+            16,
+            "optimizer.accumulate = 8: must divide the 4 rows that each of 16 replicas has",
+        ),
+        (
+            [("model.weights", "none"), ("phases.0.unfreeze", "all")],
+            3,
+            "data.streams = 16: must be a multiple of the 3 replicas when model.weights = 'none'",
+        ),
+    ],
+)
+def test_a_number_of_replicas_that_cannot_share_the_batch_is_refused(settings, replicas, told):
+    recipe = override(Recipe(data=Data(global_batch=64, streams=16)), settings)
+    check_replicas(recipe, 2)
+    with pytest.raises(CallerError) as caught:
+        check_replicas(recipe, replicas)
+    assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
+
+
+def test_replicas_that_have_fewer_streams_than_others_are_allowed():
+    check_replicas(Recipe(data=Data(global_batch=64, streams=16)), 3)
+
+
+def test_several_workers_take_the_strategy_auto_only():
+    check_strategy("cpu:2", 1)
+    check_strategy("auto", 2)
+    with pytest.raises(CallerError, match=r"run\.strategy = 'cpu:2': must be 'auto' among several workers"):
+        check_strategy("cpu:2", 2)
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """As if data.side had come with this version, and those before it had done what 64 means."""
+    monkeypatch.setattr(Data.__dataclass_fields__["side"], "metadata", {"before": 64})
+
+
+@pytest.mark.usefixtures("later")
+def test_a_run_begun_before_there_was_a_field_goes_on_as_it_was_begun():
+    begun, now = parse_recipe(b"", "run", of_run=True), parse_recipe(b"", "now")
+    assert (begun.data.side, now.data.side) == (64, 96)
+    assert as_begun(now, begun).data.side == 64 and as_begun(now, None).data.side == 96
+    assert differences(begun, as_begun(now, begun)) == []
+    assert "side = " not in to_toml(now) and "side = 96" in to_toml(as_begun(now, None))
+
+
+@pytest.mark.usefixtures("later")
+def test_a_field_that_someone_has_set_is_as_it_was_set():
+    begun = parse_recipe(b"", "run", of_run=True)
+    for now in (parse_recipe(b"[data]\nside = 128", "now"), override(parse_recipe(b"", "now"), [("data.side", "128")])):
+        assert as_begun(now, begun).data.side == 128
+        assert "side = 128" in to_toml(now)
+
+
+def test_a_field_that_only_another_version_knows_is_refused_with_both_versions():
+    with pytest.raises(CallerError, match=r"^mine: 'data\.new' .*\(it is of catdog 99\.0, and this is \d+\."):
+        parse_recipe(b'catdog = "99.0"\n[data]\nnew = 1', "mine")

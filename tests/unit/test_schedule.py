@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog.recipe import Phase
-from catdog.training.schedule import Span, spans
+from catdog.training.schedule import Span, span_after, spans
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 50))
@@ -14,6 +14,11 @@ def test_phases_follow_each_other_without_gap_or_overlap(epochs: list[int], step
     assert plan[0].start == 0
     assert all(before.stop == after.start for before, after in itertools.pairwise(plan))
     assert plan[-1].stop == sum(epochs) * steps_per_epoch
+
+
+def test_the_step_after_a_phases_last_one_belongs_to_the_next_phase() -> None:
+    plan = spans((Phase("a", epochs=1), Phase("b", epochs=2)), steps_per_epoch=5)
+    assert [span_after(plan, done).phase.name for done in (0, 4, 5, 14)] == ["a", "a", "b", "b"]
 
 
 def test_rate_rises_in_equal_steps_then_falls_as_half_a_cosine() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pictures import class_folders, damaged, encoded, picture, thread_pool
 
-from catdog.data import verify as module
 from catdog.data.example import Value, decode_example, encode_example
+from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.data.shards import Manifest, load_manifest
 from catdog.data.tfrecord import record_index, write_records
@@ -22,7 +22,8 @@ SHARD = "train-00001-of-00003.tfrecord"
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("verify")
-    prepare(f"folder:{class_folders(root / 'photos', 12, 12)}", open_bucket(str(root / "data")), shards=3)
+    photos, bucket = class_folders(root / "photos", 12, 12), open_bucket(str(root / "data"))
+    prepare(f"folder:{photos}", bucket, PrepareOptions(shards=3))
     return root / "data"
 
 
@@ -143,7 +144,7 @@ def test_a_wrong_number_of_records_is_found(bucket: Bucket, change_labels: Calla
 def test_a_manifest_that_contradicts_itself_is_found(
     monkeypatch: pytest.MonkeyPatch, bucket: Bucket, edit: Callable[[dict], object], told: str
 ) -> None:
-    monkeypatch.setattr(module, "process_pool", thread_pool)
+    monkeypatch.setattr("catdog.data.verify.process_pool", thread_pool)
     change(bucket, edit)
     assert any(told in fault for fault in verify(bucket)[1])
 

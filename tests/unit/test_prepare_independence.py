@@ -11,11 +11,12 @@ import pytest
 from pictures import SHARED, class_folders, encoded, picture, write
 from PIL import Image
 
-from catdog.data import prepare as module
-from catdog.data import processes
-from catdog.data.prepare import prepare
+from catdog.data.options import PrepareOptions
+from catdog.data.prepare import _in_processes, prepare
+from catdog.data.processes import cores
 from catdog.data.shards import load_manifest
 from catdog.data.sources import File, Item
+from catdog.data.tfrecord import write_records
 from catdog.errors import CallerError
 from catdog.storage import Bucket, open_bucket
 
@@ -25,16 +26,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return class_folders(tmp_path_factory.mktemp("photos"), 30, 21)
 
 
-def prepared(photos: Path, folder: Path, cores: int, shards: int = 4) -> Bucket:
+def prepared(photos: Path, folder: Path, processes: int, shards: int = 4) -> Bucket:
+    bucket = open_bucket(str(folder))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "cores", lambda: cores)
-        prepare(f"folder:{photos}", bucket := open_bucket(str(folder)), side=32, shards=shards, overwrite=True)
+        patch.setattr("catdog.data.processes.cores", lambda: processes)
+        prepare(f"folder:{photos}", bucket, PrepareOptions(side=32, shards=shards), overwrite=True)
     return bucket
 
 
 @pytest.fixture(scope="module")
 def clean(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
-    return prepared(photos, tmp_path_factory.mktemp("data"), cores=1)
+    return prepared(photos, tmp_path_factory.mktemp("data"), processes=1)
 
 
 def files(bucket: Bucket, photos: Path) -> dict[str, bytes]:
@@ -69,7 +71,7 @@ def test_broken_files_copies_and_more_processes_change_no_byte_of_shards_and_man
         write(mixed / name, content)
     for path in sorted(photos.rglob("*.jpg"), reverse=True):  # in another order on the disk
         write(mixed / path.relative_to(photos), path.read_bytes())
-    bucket = prepared(mixed, tmp_path / "data", cores=3)
+    bucket = prepared(mixed, tmp_path / "data", processes=3)
     assert skipped(bucket).keys() == left_out.keys()
     assert files(bucket, mixed) == files(clean, photos)
 
@@ -85,7 +87,7 @@ def test_of_the_shared_bad_images_those_of_no_use_change_no_byte_and_the_others_
         for path in (SHARED / "bad_images").iterdir():
             if folder == "mixed" or path.name not in useless:
                 write(tmp_path / folder / "dog" / path.name, path.read_bytes())
-    clean, mixed = (prepared(tmp_path / name, tmp_path / f"{name} data", cores=2) for name in ("clean", "mixed"))
+    clean, mixed = (prepared(tmp_path / name, tmp_path / f"{name} data", processes=2) for name in ("clean", "mixed"))
     assert (skipped(clean).keys(), skipped(mixed).keys()) == (set(), {f"dog/{name}" for name in useless})
     assert files(mixed, tmp_path / "mixed") == files(clean, tmp_path / "clean")
 
@@ -94,22 +96,21 @@ def test_a_prepare_broken_off_looks_unfinished_and_the_next_one_leaves_nothing_o
     photos: Path, clean: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = open_bucket(str(shutil.copytree(clean.uri, tmp_path / "data")))
-    written = module.write_records
 
     def broken_off_at_the_third(path: Path, payloads: Iterable[bytes]) -> None:
         if len([name for name in bucket.list() if name.endswith("-of-00006.tfrecord")]) == 2:
             path.write_bytes(b"half a shard")
             raise KeyboardInterrupt
-        written(path, payloads)
+        write_records(path, payloads)
 
-    monkeypatch.setattr(module, "write_records", broken_off_at_the_third)
+    monkeypatch.setattr("catdog.data.prepare.write_records", broken_off_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        prepared(photos, tmp_path / "data", cores=1, shards=6)
+        prepared(photos, tmp_path / "data", processes=1, shards=6)
     with pytest.raises(CallerError, match="no manifest"):
         load_manifest(bucket)
     assert bucket.list() == ["train-00000-of-00006.tfrecord", "train-00001-of-00006.tfrecord"]
-    monkeypatch.setattr(module, "write_records", written)
-    prepared(photos, tmp_path / "data", cores=1)
+    monkeypatch.undo()
+    prepared(photos, tmp_path / "data", processes=1)
     assert files(bucket, photos) == files(clean, photos)
 
 
@@ -122,8 +123,8 @@ def test_a_source_is_read_no_further_ahead_than_the_work_in_hand(photos: Path) -
             read += 1
             yield Item("cat/0.jpg", 0, File(photos / "cat/0.jpg"))
 
-    converted = module._in_processes(endless(), side=32)
+    converted = _in_processes(endless(), side=32)
     for _ in range(200):
         next(converted)
     converted.close()
-    assert 200 <= read <= 200 + 16 * (2 * processes.cores() + 2)
+    assert 200 <= read <= 200 + 16 * (2 * cores() + 2)

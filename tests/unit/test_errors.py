@@ -1,0 +1,61 @@
+"""Exit codes, and what is said of a mistake or a failure."""
+
+import errno
+
+import pytest
+
+from catdog.errors import CallerError, FinalError, RunError, did_you_mean, exit_code, one_line, signalled
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (CallerError("x: no such folder"), 2, "program: error: x: no such folder"),
+        (RunError("gone"), 1, "program: failed: gone"),
+        (FinalError("gone for good"), 1, "program: failed: gone for good"),
+        (KeyboardInterrupt(), 130, "program: interrupted"),
+        (OSError(errno.ENOSPC, "No space left", "some/file"), 1, "program: failed: No space left: some/file"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_what_ends_a_command_decides_its_code_and_is_told_in_one_line(
+    error: BaseException, code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error
+
+    assert exit_code("program", fail) == code
+    assert capsys.readouterr() == ("", f"{told}\n")
+
+
+@pytest.mark.parametrize("code", [0, 1, 143])
+def test_a_command_that_ends_well_has_its_own_code(code: int) -> None:
+    assert exit_code("program", lambda: code) == code
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.EBADF, "a bug")])
+def test_a_bug_keeps_its_traceback(error: Exception) -> None:
+    def fail() -> int:
+        raise error
+
+    with pytest.raises(type(error), match="a bug"):
+        exit_code("program", fail)
+
+
+def test_the_code_of_a_signal_is_that_of_shells() -> None:
+    assert (signalled(2), signalled(15)) == (130, 143)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(ValueError("a\n  b\tc"), "a b c"), (ValueError(), "ValueError"), (OSError(" "), "OSError")]
+)
+def test_an_error_of_any_kind_becomes_one_line(error: Exception, told: str) -> None:
+    assert one_line(error) == told
+
+
+def test_the_most_like_of_the_known_names_is_meant_if_any_is_like_it() -> None:
+    known = ("train", "trainer", "predict")
+    assert did_you_mean("trian", known) == "did you mean train?"
+    assert did_you_mean("pedict", known, repr) == "did you mean 'predict'?"
+    assert did_you_mean("qqq", known) == did_you_mean("x", ()) == ""
+    assert did_you_mean("tra", known, cutoff=0.9) == ""

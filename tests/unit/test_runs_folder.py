@@ -1,0 +1,64 @@
+"""The names in a run's folder, and where an evaluation belongs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from catdog.errors import CallerError, RunError
+from catdog.recipe import Recipe, to_toml
+from catdog.runs.folder import (
+    checkpoint_files,
+    commit_name,
+    committed,
+    evaluation_of,
+    finished_recipe,
+    require_committed,
+    state_name,
+)
+from catdog.storage import Bucket, Stat, open_bucket
+
+OWN, OTHER = "a" * 64, "b" * 64
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Bucket:
+    return open_bucket(str(tmp_path / "run"))
+
+
+def test_a_checkpoint_is_committed_with_its_commit_and_its_state() -> None:
+    names = [commit_name(3), state_name(3), state_name(10), commit_name(2), state_name(123456789)]
+    names += [commit_name(123456789), "checkpoints/step-7/COMMITTED.json", "model.keras"]
+    assert committed(names) == [3, 123456789]
+    assert checkpoint_files(names)[3] == ["COMMITTED.json", "state.npz"]
+    assert checkpoint_files(names).keys() == {2, 3, 10, 123456789}
+
+
+def test_before_its_training_has_ended_a_run_has_the_data_set_that_its_recipe_tells(run: Bucket) -> None:
+    assert evaluation_of(run, "test", OWN, named=False) == "evaluation/test"
+    assert evaluation_of(run, "val", OTHER, named=True) == "evaluation/val-bbbbbbbb"
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_later_a_run_has_the_data_set_that_it_was_evaluated_on_wherever_that_lies(run: Bucket, named: bool) -> None:
+    run.write("evaluation/test/metrics.json", json.dumps({"data": {"digest": OWN}}).encode())
+    assert evaluation_of(run, "train", OWN, named=named) == "evaluation/train"
+    assert evaluation_of(run, "test", OTHER, named=named) == "evaluation/test-bbbbbbbb"
+
+
+def test_what_is_not_as_it_was_committed_is_named_with_what_was_found() -> None:
+    expected = Stat(3, "00c0ffee")
+    require_committed("run/state.npz", Stat(3, "00c0ffee", generation=7), expected)
+    for found, told in ((None, "found nothing"), (Stat(3, "deadbeef"), "found 3 bytes and deadbeef")):
+        with pytest.raises(RunError, match=f"^run/state.npz: committed with 3 bytes and crc32c 00c0ffee, {told};"):
+            require_committed("run/state.npz", found, expected)
+
+
+def test_a_run_without_its_model_is_not_finished(run: Bucket) -> None:
+    with pytest.raises(CallerError, match="there is no run here"):
+        finished_recipe(run)
+    run.write("recipe.toml", to_toml(Recipe()).encode())
+    with pytest.raises(CallerError, match=r"has no model\.keras: run `catdog train` again"):
+        finished_recipe(run)
+    run.write("model.keras", b"x")
+    assert finished_recipe(run) == Recipe()

@@ -1,0 +1,184 @@
+"""What a reader of a bucket sees: whole objects, and nothing else."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catdog.errors import CallerError
+from catdog.storage import Bucket, Changed, open_bucket
+
+NAMES = ["a", "b/c.json", "with space/and more.txt", "ünï/コード/😀.png", "checkpoints/step-00000001/state.npz"]
+
+KILLED_HALF_WAY = """
+import os, sys
+from catdog.storage import Bucket, open_bucket
+with open_bucket(sys.argv[1]).writing(sys.argv[2]) as path:
+    path.write_bytes(b"half")
+    print("written", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Bucket:
+    return open_bucket(str(tmp_path / "bucket"))
+
+
+def kill_a_writer(bucket: Bucket, name: str) -> None:
+    """Let another process write half an object, and kill it there."""
+    command = [sys.executable, "-c", KILLED_HALF_WAY, bucket.uri, name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"written\n"
+        writer.kill()
+        assert writer.wait() == -signal.SIGKILL
+
+
+def test_a_writer_killed_half_way_leaves_the_old_object_and_no_new_name(bucket):
+    bucket.write("kept/old.json", b"old content")
+    kill_a_writer(bucket, "kept/old.json")
+    kill_a_writer(bucket, "new/new.json")
+    assert bucket.list() == ["kept/old.json"]
+    assert bucket.read("kept/old.json") == b"old content"
+    assert not bucket.exists("new/new.json")
+    left = [path for path in Path(bucket.uri).rglob("*") if path.is_file()]
+    assert len(left) == 3  # so there was something to hide
+    bucket.write("new/new.json", b"whole")
+    assert bucket.read("new/new.json") == b"whole"
+    bucket.delete_all("new")
+    bucket.delete_all("kept")
+    assert [path for path in Path(bucket.uri).rglob("*") if path.is_file()] == []
+
+
+def test_a_block_that_ends_badly_leaves_the_old_object_and_no_temporary(bucket):
+    bucket.write("a.json", b"old")
+
+    def write_half() -> None:
+        with bucket.writing("a.json") as path:
+            path.write_bytes(b"half")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half()
+    assert [path.name for path in Path(bucket.uri).iterdir()] == ["a.json"]
+    assert bucket.read("a.json") == b"old"
+
+
+def test_an_object_is_there_only_once_the_block_has_ended(bucket):
+    with bucket.writing("model.keras") as path:
+        path.write_bytes(b"x")
+        assert path.suffix == ".keras"  # Keras goes by it
+        assert bucket.list() == [] and not bucket.exists("model.keras")
+    assert bucket.list() == ["model.keras"]
+
+
+def test_what_is_new_replaces_nothing(bucket):
+    for content in (b"one", b"one"):
+        with bucket.writing("a", new=True) as path:
+            path.write_bytes(content)
+
+    def write_another() -> None:
+        with bucket.writing("a", new=True) as path:
+            path.write_bytes(b"two")
+
+    with pytest.raises(Changed, match="a: was written by another process"):
+        write_another()
+    assert bucket.read("a") == b"one"
+    assert bucket.list() == ["a"]
+
+
+def test_what_is_written_can_be_read_by_everyone(bucket):
+    bucket.write("a", b"")
+    assert bucket.local("a").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_written_listed_read_and_deleted(bucket, name):
+    bucket.write(name, b"one")
+    bucket.write(name, b"two")
+    assert bucket.list() == [name]
+    assert bucket.exists(name) and bucket.read(name) == b"two"
+    bucket.delete(name)
+    bucket.delete(name)
+    assert bucket.list() == [] and not bucket.exists(name)
+    with pytest.raises(FileNotFoundError):
+        bucket.read(name)
+
+
+@given(content=st.binary())
+def test_what_is_read_is_what_was_written(tmp_path_factory, content):
+    bucket = open_bucket(str(tmp_path_factory.mktemp("bucket")))
+    bucket.write("x", content)
+    assert bucket.read("x") == content
+
+
+def test_a_list_is_sorted_and_goes_by_prefix(bucket):
+    for name in ("b", "a/2", "a/1", "ab", "a/deep/3"):
+        bucket.write(name, b"")
+    assert bucket.list() == ["a/1", "a/2", "a/deep/3", "ab", "b"]
+    assert bucket.list("a") == ["a/1", "a/2", "a/deep/3", "ab"]
+    assert bucket.list("a/") == ["a/1", "a/2", "a/deep/3"]
+    assert bucket.list("a/d") == ["a/deep/3"]
+    assert bucket.list("none/") == []
+    assert open_bucket(f"{bucket.uri}/a").list() == ["1", "2", "deep/3"]
+
+
+def test_the_times_are_those_of_whole_objects_and_go_by_prefix(bucket):
+    for name in ("a/1", "a/2", "b"):
+        bucket.write(name, b"")
+    kill_a_writer(bucket, "a/3")
+    os.utime(bucket.local("a/1"), (0, 1234.5))
+    times = bucket.times("a/")
+    assert times.keys() == {"a/1", "a/2"} and times["a/1"] == 1234.5
+    assert abs(times["a/2"] - time.time()) < 60
+    assert bucket.times().keys() == {"a/1", "a/2", "b"}
+
+
+def test_a_fetch_tells_how_many_bytes_have_come(bucket, tmp_path):
+    bucket.write("x", b"0123456789")
+    told: list[int] = []
+    bucket.fetch("x", bucket.stat("x"), tmp_path / "y", told.append)
+    assert sum(told) == 10 and (tmp_path / "y").read_bytes() == b"0123456789"
+
+
+def test_a_folder_is_no_object(bucket):
+    bucket.write("a/b", b"")
+    assert not bucket.exists("a")
+
+
+def test_delete_all_takes_the_folder_and_not_its_neighbours(bucket):
+    for name in ("step-1/x", "step-1/y", "step-10/x"):
+        bucket.write(name, b"")
+    bucket.delete_all("step-1")
+    bucket.delete_all("step-2")
+    assert bucket.list() == ["step-10/x"]
+
+
+def test_a_path_that_leads_through_a_file_is_refused_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for uri in (tmp_path / "file", tmp_path / "file/inside"):
+        bucket = open_bucket(str(uri))
+        assert not bucket.exists("a") and bucket.list() == []
+        for change in (lambda b: b.write("a", b""), lambda b: b.delete("a")):
+            with pytest.raises(CallerError, match="cannot be written") as caught:
+                change(bucket)
+            assert str(uri) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_where_nothing_can_be_made_is_refused_in_one_line(tmp_path):
+    # Not even root can make a folder in /proc; elsewhere, and for other users, a folder without write permission does.
+    folder = Path("/proc") if Path("/proc/self").exists() else tmp_path / "closed"
+    if folder == tmp_path / "closed":
+        folder.mkdir(mode=0o500)
+        if os.access(folder, os.W_OK):
+            pytest.skip("this user may write everywhere")
+    with pytest.raises(CallerError, match="cannot be written") as caught:
+        open_bucket(str(folder / "data")).write("a", b"")
+    assert "\n" not in str(caught.value)

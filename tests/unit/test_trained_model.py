@@ -1,0 +1,33 @@
+"""The model that a run has left."""
+
+import numpy as np
+import pytest
+from brightness import save_model
+from pictures import damaged
+
+from catdog.errors import RunError
+from catdog.evaluation.trained_model import load_trained
+
+
+def test_probabilities_are_those_of_the_model_on_any_number_of_images(world):
+    images = np.stack([np.full((96, 96, 3), value, np.uint8) for value in (0, 191, 255)])
+    got = load_trained(world.run).probabilities(images)
+    sums = 2.0 * 3 * np.array([0, 191, 255]) / 255 - 3.0
+    assert got.dtype == np.float64 and got == pytest.approx(1 / (1 + np.exp(-sums)), abs=1e-5)
+    assert load_trained(world.run).probabilities(images[:1]) == pytest.approx(got[:1])
+
+
+@pytest.mark.parametrize(
+    "damage", [damaged, lambda whole: whole[: len(whole) // 2], lambda _: b""], ids=["changed", "cut", "empty"]
+)
+def test_a_model_that_cannot_be_opened_is_named_in_one_line(world, damage):
+    world.run.write("model.keras", damage(world.run.read("model.keras")))
+    with pytest.raises(RunError, match=r"model\.keras: can't be opened: ") as caught:
+        load_trained(world.run)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_gives_no_probabilities_is_told(world):
+    save_model(world.run.local("model.keras"), slope=float("nan"))
+    with pytest.raises(RunError, match="no probabilities"):
+        load_trained(world.run).probabilities(np.zeros((1, 96, 96, 3), np.uint8))
