@@ -20,12 +20,12 @@ from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, 
 from catdog.errors import CallerError, FinalError, HeldError, RunError, one_line, signalled
 from catdog.recipe import Recipe, check_replicas, check_strategy, override, to_toml
 from catdog.training.signals import Stopped, StopRequest, listening
-from job.backend import TfConfig, free_port
 from job.capacity import Demand, free_workers, gpus_per_worker, lacking, worker_resources
 from job.ray_private import names
 from job.ray_private.pieces import CLUSTER, START_TIMED_OUT, TRAIN_ERROR, TRAINER, check
 from job.ray_storage import claim, ray_storage, release
 from job.stopping import Coordinator
+from job.tf_config import TfConfig, free_port
 from job.worker import work
 
 _NOTICE = 30.0

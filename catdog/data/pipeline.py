@@ -12,7 +12,7 @@ from PIL import Image
 from catdog.data.augment import DRAWS, crop_window, draws
 from catdog.data.example import encode_example
 from catdog.data.order import WHOLE, Order, Share, evaluation_needs, evaluation_rows, replica_rows
-from catdog.data.processes import cores
+from catdog.data.process_pool import cores
 from catdog.data.records import Reader, Records
 from catdog.recipe import Recipe
 

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from catdog.data.example import encode_example
 from catdog.data.images import decode, encode
 from catdog.data.options import PrepareOptions
-from catdog.data.processes import cores, process_pool
+from catdog.data.process_pool import cores, process_pool
 from catdog.data.shards import CLASSES, MANIFEST, SHARD_NAME, SKIPPED, SPLITS, Manifest, Shard, load_manifest
 from catdog.data.sources import Item, Opened, open_source
 from catdog.data.tfrecord import write_records

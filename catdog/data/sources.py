@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from catdog.data import drawn
+from catdog.data import drawn_pictures
 from catdog.data.example import Value, decode_example
 from catdog.data.shards import CLASSES
 from catdog.data.tfrecord import record_index
@@ -55,7 +55,10 @@ def open_source(source: str, seed: int) -> Opened:
     """The items of `drawn`, `folder:PATH` or `tfds:cats_vs_dogs`; raises CallerError that tells what is wrong."""
     kind, _, rest = source.partition(":")
     if source == "drawn":
-        return Opened((Item(f"drawn-{i:05d}", i % 2, Drawn(seed, i)) for i in range(drawn.EXAMPLES)), drawn.EXAMPLES)
+        return Opened(
+            (Item(f"drawn-{i:05d}", i % 2, Drawn(seed, i)) for i in range(drawn_pictures.EXAMPLES)),
+            drawn_pictures.EXAMPLES,
+        )
     if kind == "folder" and rest:
         path = Path(rest).expanduser()
         return _zip(path) if path.is_file() else _folder(path)
@@ -70,7 +73,7 @@ class Drawn:
     index: int
 
     def read(self) -> bytes:
-        return drawn.draw(self.seed, self.index)[0]
+        return drawn_pictures.draw(self.seed, self.index)[0]
 
 
 @dataclass(frozen=True)

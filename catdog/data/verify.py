@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from catdog.data.example import decode_example
-from catdog.data.processes import process_pool
+from catdog.data.process_pool import process_pool
 from catdog.data.shards import CLASSES, MANIFEST, SKIPPED, SPLITS, Manifest, Shard, load_manifest
 from catdog.data.tfrecord import checked_payload, record_index
 from catdog.errors import CallerError, one_line

@@ -27,7 +27,7 @@ from catdog.evaluation.plots import Mistake
 from catdog.evaluation.trained_model import BATCH, Trained, load_trained
 from catdog.recipe import Cache
 from catdog.runs.folder import METRICS, REPORT, evaluation
-from catdog.runs.metrics import Line, parse_metrics
+from catdog.runs.metrics_file import Line, parse_metrics
 from catdog.storage import Bucket
 
 _MISTAKES = 12

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from catdog.data.shards import CLASSES
 from catdog.evaluation.metrics import BINS, predicted, wilson
-from catdog.runs.metrics import Line, best_epoch, epochs, phases
+from catdog.runs.metrics_file import Line, best_epoch, epochs, phases
 
 # Okabe and Ito's colours, told apart under all common kinds of colour blindness.
 BLUE, VERMILION = "#0072B2", "#D55E00"

@@ -13,7 +13,7 @@ import tensorflow as tf
 from catdog.data import images
 from catdog.data.options import PrepareOptions
 from catdog.data.pipeline import decode_whole
-from catdog.data.processes import cores
+from catdog.data.process_pool import cores
 from catdog.data.shards import CLASSES
 from catdog.data.sources import MAX_BYTES
 from catdog.evaluation.metrics import predicted

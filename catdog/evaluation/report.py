@@ -12,7 +12,7 @@ from PIL import Image
 
 from catdog.evaluation.plots import Mistake
 from catdog.recipe import Recipe, to_toml
-from catdog.runs.metrics import Epoch, Line, best_epoch, epochs, phases
+from catdog.runs.metrics_file import Epoch, Line, best_epoch, epochs, phases
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 _PICTURE = 320  # pixels, the longer side of a mistake's picture

@@ -11,7 +11,7 @@ from catdog.errors import CallerError, one_line
 from catdog.recipe import parse_recipe
 from catdog.runs.folder import METRICS, MODEL, RECIPE, REPORT, committed, evaluation
 from catdog.runs.lease import LEASE, held
-from catdog.runs.metrics import Epoch, best_epoch, epochs, parse_metrics
+from catdog.runs.metrics_file import Epoch, best_epoch, epochs, parse_metrics
 from catdog.storage import Bucket
 
 THREADS = 16

@@ -2,8 +2,8 @@
 
 from catdog.errors import CallerError
 from catdog.storage.bucket import PATIENCE, Bucket, Changed, Stat, Unavailable, crc32c
-from catdog.storage.folder import Folder
 from catdog.storage.google import GoogleBucket
+from catdog.storage.local import Folder
 
 __all__ = ["Bucket", "Changed", "Folder", "GoogleBucket", "Stat", "Unavailable", "crc32c", "open_bucket"]
 

@@ -10,7 +10,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from catdog.runs.folder import METRICS, TENSORBOARD
-from catdog.runs.metrics import Line
+from catdog.runs.metrics_file import Line
 from catdog.storage import Bucket
 
 

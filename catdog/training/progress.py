@@ -10,16 +10,16 @@ from typing import Any
 from catdog.errors import FinalError
 from catdog.recipe import to_table
 from catdog.runs.folder import METRICS, Position
-from catdog.runs.metrics import Line, kept_lines
+from catdog.runs.metrics_file import Line, kept_lines
 from catdog.training.checkpoint import Arrays
 from catdog.training.log import MetricsLog
+from catdog.training.running_metrics import RunningMetrics
 from catdog.training.schedule import Span, span_after
 from catdog.training.screen import Screen
 from catdog.training.signals import Stopped, StopRequest
 from catdog.training.start import Start
 from catdog.training.state import TrainingState
 from catdog.training.step import Outcome
-from catdog.training.window import Window
 
 Report = Callable[[Line, int | None], None]
 """Told of each line of metrics, with the step of the last commit so far, which the chief alone knows."""
@@ -57,7 +57,7 @@ class Progress:
             start.run if start.lease else None,
             kept_lines(start.run.find(METRICS) or b"", position.step, position.validated),
         )
-        self.window = Window(self._recipe.data.global_batch, position.window)
+        self.window = RunningMetrics(self._recipe.data.global_batch, position.window)
         total = self._plan[-1].stop
         self._screen = Screen(total, position.step, shown=start.group.chief)
         replicas = start.strategy.num_replicas_in_sync

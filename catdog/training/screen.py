@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from catdog.runs.metrics import Line
+from catdog.runs.metrics_file import Line
 
 
 def say(text: str) -> None:

@@ -17,10 +17,10 @@ from catdog.runs.folder import RECIPE, Position, recipe_of
 from catdog.runs.lease import Lease, hold
 from catdog.storage import Bucket, open_bucket
 from catdog.training.checkpoint import Checkpoints
-from catdog.training.group import Group, make_group, together
 from catdog.training.schedule import Span, spans
 from catdog.training.screen import say
 from catdog.training.strategy import fastest_precision
+from catdog.training.worker_group import WorkerGroup, make_group, together
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Start:
     train: Records
     val: Records
     cache: ShardCache
-    group: Group
+    group: WorkerGroup
     checkpoints: Checkpoints
     lease: Lease | None
     """The chief's; no other worker writes."""
@@ -155,7 +155,7 @@ def _refuse_another_run(
 
 
 def _as_chief(
-    group: Group, recipe: Recipe, manifest: Manifest, run: Bucket, newest: int | None
+    group: WorkerGroup, recipe: Recipe, manifest: Manifest, run: Bucket, newest: int | None
 ) -> tuple[Recipe, int | None]:
     """The recipe with what the chief has settled of it, and the step that it goes on from, on every worker.
 

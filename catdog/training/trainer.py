@@ -15,7 +15,6 @@ from catdog.evaluation.evaluate import evaluate
 from catdog.evaluation.export import export_keras
 from catdog.model import build, make_stateless, unfreeze
 from catdog.recipe import Recipe
-from catdog.training.group import StopAgreement, together
 from catdog.training.progress import Progress, Report, first_position
 from catdog.training.schedule import Span, span_after
 from catdog.training.signals import Stopped, StopRequest, listening
@@ -24,6 +23,7 @@ from catdog.training.state import TrainingState, exported_weights
 from catdog.training.step import Batch, Outcome, StepSettings, make_train_step
 from catdog.training.strategy import distributed
 from catdog.training.validation import make_validation
+from catdog.training.worker_group import StopAgreement, together
 
 Listen = Callable[[], AbstractContextManager[StopRequest]]
 """Gives a request to stop that may be made for as long as the block lasts."""

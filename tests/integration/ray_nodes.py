@@ -14,8 +14,8 @@ import requests
 from ray.cluster_utils import Cluster
 
 from catdog.storage import Bucket
-from job.backend import free_port
 from job.node import leave
+from job.tf_config import free_port
 from tests.integration.processes import Process
 
 DRIVER = """

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from catdog.data import drawn
+from catdog.data import drawn_pictures
 
 RECIPE = """
 [data]
@@ -32,7 +32,7 @@ unfreeze = 2
 def draw_pictures(folder: Path) -> None:
     """200 drawn pictures in class folders."""
     for index in range(200):
-        content, label = drawn.draw(0, index)
+        content, label = drawn_pictures.draw(0, index)
         place = folder / ("dog" if label else "cat")
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{index}.jpg").write_bytes(content)

@@ -9,7 +9,7 @@ import sys
 import keras
 
 from catdog import cli, model
-from catdog.training.window import Window
+from catdog.training.running_metrics import RunningMetrics
 
 
 def backbone(settings: object, side: int) -> keras.Model:
@@ -21,14 +21,14 @@ def backbone(settings: object, side: int) -> keras.Model:
 
 
 def stopped_at(last: int) -> None:
-    add = Window.add
+    add = RunningMetrics.add
 
-    def add_and_stop(window: Window, step: int, outcome: dict) -> None:
+    def add_and_stop(window: RunningMetrics, step: int, outcome: dict) -> None:
         add(window, step, outcome)
         if step == last:
             signal.raise_signal(signal.SIGTERM)
 
-    Window.add = add_and_stop  # type: ignore[method-assign]
+    RunningMetrics.add = add_and_stop  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from catdog import cli
-from catdog.data import drawn
+from catdog.data import drawn_pictures
 from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.data.shards import load_manifest
@@ -109,7 +109,7 @@ def test_a_run_in_the_bucket_predicts_as_one_in_a_folder(
     twins: tuple[Bucket, Bucket], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for index in range(4):
-        (tmp_path / f"{index}.jpg").write_bytes(drawn.draw(1, index)[0])
+        (tmp_path / f"{index}.jpg").write_bytes(drawn_pictures.draw(1, index)[0])
     in_folder, in_bucket = (printed(capsys, "predict", run.uri, str(tmp_path), "--json") for run in twins)
     assert in_folder == in_bucket and in_folder.count("probability") == 4
 

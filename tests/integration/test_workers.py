@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from catdog.errors import CallerError
 from catdog.storage import Bucket, open_bucket
-from catdog.training.group import make_group
+from catdog.training.worker_group import make_group
 from tests.integration.processes import Process, TfConfigGroup, assert_close
 from tests.integration.recording import canonical, recorded
 

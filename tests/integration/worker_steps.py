@@ -16,11 +16,11 @@ from catdog.data.shards import load_manifest
 from catdog.model import make_stateless, unfreeze
 from catdog.recipe import Recipe, load_recipe
 from catdog.storage import open_bucket
-from catdog.training.group import make_group
 from catdog.training.state import TrainingState
 from catdog.training.step import StepSettings, make_train_step
 from catdog.training.strategy import distributed
 from catdog.training.validation import make_validation
+from catdog.training.worker_group import make_group
 
 STEPS = 6
 SPOILT_WEIGHTS: Mapping[int, Mapping[int, float]] = {1: {15: 1e6}, 3: {0: np.inf}}

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from catdog.runs.metrics import kept_lines
+from catdog.runs.metrics_file import kept_lines
 from catdog.storage import open_bucket
 from catdog.training.log import MetricsLog
 

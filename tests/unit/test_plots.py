@@ -11,7 +11,7 @@ from PIL import Image
 
 from catdog.evaluation import plots
 from catdog.evaluation.metrics import summarize
-from catdog.runs.metrics import Line
+from catdog.runs.metrics_file import Line
 
 LABELS = np.array([0, 0, 1, 1, 1])
 PROBABILITIES = np.array([0.1, 0.7, 0.2, 0.8, 0.9])

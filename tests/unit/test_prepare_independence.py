@@ -13,7 +13,7 @@ from PIL import Image
 
 from catdog.data.options import PrepareOptions
 from catdog.data.prepare import _in_processes, prepare
-from catdog.data.processes import cores
+from catdog.data.process_pool import cores
 from catdog.data.shards import load_manifest
 from catdog.data.sources import File, Item
 from catdog.data.tfrecord import write_records
@@ -29,7 +29,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(photos: Path, folder: Path, processes: int, shards: int = 4) -> Bucket:
     bucket = open_bucket(str(folder))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("catdog.data.processes.cores", lambda: processes)
+        patch.setattr("catdog.data.process_pool.cores", lambda: processes)
         prepare(f"folder:{photos}", bucket, PrepareOptions(side=32, shards=shards), overwrite=True)
     return bucket
 

@@ -13,7 +13,7 @@ from catdog.evaluation.metrics import summarize
 from catdog.evaluation.plots import Mistake
 from catdog.evaluation.report import render
 from catdog.recipe import Data, Recipe
-from catdog.runs.metrics import Line, parse_metrics
+from catdog.runs.metrics_file import Line, parse_metrics
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

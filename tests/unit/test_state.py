@@ -1,7 +1,7 @@
 """The record of a shard in the cache."""
 
 from catdog.data.cache.disk import DiskCache, hold
-from catdog.data.cache.state import CachedShard, Failed, Held, Idle
+from catdog.data.cache.shard_state import CachedShard, Failed, Held, Idle
 from catdog.storage import Stat
 
 

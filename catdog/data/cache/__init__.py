@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from catdog.data.cache.disk import LOCK, DiskCache
-from catdog.data.cache.limit import require_limit, required_bytes
 from catdog.data.cache.prefetch import Closed, FetchedShards
+from catdog.data.cache.required_size import require_limit, required_bytes
 from catdog.data.order import Need
 from catdog.data.shards import Shard
 from catdog.errors import CallerError

@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 from catdog.data.cache import disk
 from catdog.data.cache.disk import DiskCache, hold, is_linked, mark_used, mark_wanted
-from catdog.data.cache.limit import require_limit
 from catdog.data.cache.lookahead import Lookahead
-from catdog.data.cache.state import CachedShard, Failed, Fetching, Held, Idle, Seeking
+from catdog.data.cache.required_size import require_limit
+from catdog.data.cache.shard_state import CachedShard, Failed, Fetching, Held, Idle, Seeking
 from catdog.data.order import Need
 from catdog.data.shards import Shard
 from catdog.errors import RunError

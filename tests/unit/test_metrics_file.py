@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from catdog.runs.metrics import Line, best_epoch, epochs, kept_lines, parse_metrics, phases
+from catdog.runs.metrics_file import Line, best_epoch, epochs, kept_lines, parse_metrics, phases
 
 
 def lines(steps: int = 40, split_at: int = 20) -> list[Line]:

@@ -9,7 +9,7 @@ from catdog.errors import FinalError
 from catdog.training.step import Outcome
 
 
-class Window:
+class RunningMetrics:
     """Collects the steps' outcomes; they stay on the device until `take_all`, so the loop runs ahead of it."""
 
     def __init__(self, global_batch: int, sums: dict[str, float]) -> None:

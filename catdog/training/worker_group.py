@@ -19,7 +19,7 @@ _RUN_AHEAD = 2
 
 
 @dataclass(frozen=True)
-class Group:
+class WorkerGroup:
     """The workers of a run as one of them sees them. All must make the same calls in the same order."""
 
     strategy: tf.distribute.Strategy
@@ -48,7 +48,7 @@ class Group:
         return int(summed(tf.constant(value, tf.int64)).numpy()) // replicas
 
 
-def make_group(strategy: str) -> Group:
+def make_group(strategy: str) -> WorkerGroup:
     """The group that TF_CONFIG describes, whose every worker uses all of its GPUs; without it, this process alone.
 
     Call it before TensorFlow runs anything. Raises CallerError for a TF_CONFIG that is none, and for a strategy other
@@ -59,7 +59,7 @@ def make_group(strategy: str) -> Group:
         cluster = config.get("cluster", {})
         workers, task = cluster.get("worker", []), config.get("task", {})
         if sum(map(len, cluster.values())) < 2:
-            return Group(make_strategy(strategy))
+            return WorkerGroup(make_strategy(strategy))
         if cluster.keys() != {"worker"} or task.get("type") != "worker" or task.get("index") not in range(len(workers)):
             raise ValueError("every task must be of type 'worker', with an index from 0")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -70,7 +70,7 @@ def make_group(strategy: str) -> Group:
         made = tf.distribute.MultiWorkerMirroredStrategy()
     # All workers have equally many batches, and need not ask each other before each whether there is one.
     made.extended.experimental_enable_get_next_as_optional = False
-    return Group(made, task["index"], len(workers))
+    return WorkerGroup(made, task["index"], len(workers))
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ class StopAgreement:
     steps later, when it is there without waiting.
     """
 
-    def __init__(self, group: Group, request: StopRequest) -> None:
+    def __init__(self, group: WorkerGroup, request: StopRequest) -> None:
         self._alone = group.workers == 1
         self._request = request
         self._told: deque[tf.Tensor] = deque(maxlen=_RUN_AHEAD + 1)

@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
-from catdog.data.drawn import EXAMPLES, SIDE, draw
+from catdog.data.drawn_pictures import EXAMPLES, SIDE, draw
 
 GOLDEN = {
     (0, 0): "62306f7bce840a960c698d65a07a4b8b597251e02809ae0bec38dad5ec62524f",

@@ -4,21 +4,21 @@ import pytest
 import tensorflow as tf
 
 from catdog.errors import RunError
+from catdog.training.running_metrics import RunningMetrics
 from catdog.training.step import Outcome
-from catdog.training.window import Window
 
 
 def outcome(loss: float, correct: float, *, finite: bool = True) -> Outcome:
     return {"loss": tf.constant(loss), "correct": tf.constant(correct), "finite": tf.constant(finite)}
 
 
-def closed(window: Window) -> dict[str, float]:
+def closed(window: RunningMetrics) -> dict[str, float]:
     window.take_all()
     return window.close()
 
 
 def test_a_line_holds_the_means_over_the_steps_since_the_line_before() -> None:
-    window = Window(global_batch=8, sums={})
+    window = RunningMetrics(global_batch=8, sums={})
     for steps in ([(8.0, 2.0), (4.0, 4.0)], [(2.0, 8.0)]):
         for step, (loss, correct) in enumerate(steps, 1):
             window.add(step, outcome(loss, correct))
@@ -30,7 +30,7 @@ def test_a_line_holds_the_means_over_the_steps_since_the_line_before() -> None:
 
 
 def test_a_line_that_only_a_phases_first_step_stands_behind_tells_no_speed() -> None:
-    window = Window(global_batch=8, sums={})
+    window = RunningMetrics(global_batch=8, sums={})
     window.add(1, outcome(8.0, 4.0))  # it compiles the step
     assert closed(window).keys() == {"loss", "accuracy"}
     window.add(2, outcome(8.0, 4.0))
@@ -42,11 +42,11 @@ def test_a_line_that_only_a_phases_first_step_stands_behind_tells_no_speed() -> 
 
 
 def test_a_window_goes_on_from_what_a_checkpoint_kept() -> None:
-    whole, first = Window(8, {}), Window(8, {})
+    whole, first = RunningMetrics(8, {}), RunningMetrics(8, {})
     for window in (whole, first):
         window.add(1, outcome(8.0, 4.0))
     first.take_all()
-    rest = Window(8, first.sums())
+    rest = RunningMetrics(8, first.sums())
     for window in (whole, rest):
         window.add(2, outcome(2.0, 6.0))
     one, other = closed(whole), closed(rest)
@@ -54,7 +54,7 @@ def test_a_window_goes_on_from_what_a_checkpoint_kept() -> None:
 
 
 def test_steps_that_are_not_finite_are_named() -> None:
-    window = Window(8, {})
+    window = RunningMetrics(8, {})
     for step in range(1, 5):
         window.add(step, outcome(1.0, 1.0, finite=step % 2 == 1))
     with pytest.raises(RunError, match="not finite at step 2, 4:"):
