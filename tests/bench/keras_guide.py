@@ -44,6 +44,7 @@ def fine_tuning(folder: Path, base_model: keras.Model, frozen_epochs: int, tuned
 
     train_ds, validation_ds, test_ds = (photos(folder / split, side, shuffle=split == "train") for split in SPLITS)
     train_ds = train_ds.map(lambda x, y: (data_augmentation(x), y))
+    # Cached last, as in the newer text: each photo is augmented once, and the frozen phase comes to no worse a model.
     train_ds, validation_ds, test_ds = (
         ds.prefetch(tf_data.AUTOTUNE).cache() for ds in (train_ds, validation_ds, test_ds)
     )
