@@ -1,31 +1,59 @@
-"""The whole job against Keras' guide in one run: same photos, split, backbone, side and epochs; in turn, A B A B.
+"""The job against Keras' guide on one machine: same photos, split, backbone, side and epochs; in turn, A B A B.
 
 Usage: python -m tests.bench.against_guide PHOTOS [--rounds 2]
-Both are whole processes, from the start of Python to the test accuracy. `catdog prepare`, done once for a data set, is
-timed apart, and the ratio is given without and with it: the guide decodes the original photos within its own time.
-Ratios are what to look at: both sides meet the same noise of the machine.
+Two pairs: both phases against the guide's fine-tuning, and the frozen phase alone against the guide's feature
+extraction. All are whole processes, from the start of Python to the test accuracy. `catdog prepare`, done once for a
+data set, is timed apart, and the ratio is given without and with it: the guide decodes the original photos within its
+own time. Ratios are what to look at, each of two runs next to each other: both meet the same noise of the machine.
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import tomli_w
 
 from catdog.data.example import decode_example
 from catdog.data.shards import CLASSES, SPLITS
 from catdog.data.tfrecord import record_index
 from catdog.storage import Bucket, open_bucket
 
-SIDE, FROZEN, FINE_TUNE = 96, 3, 2
+SIDE = 96
 RECIPE = Path(__file__).parents[2] / "job" / "recipes" / "photos.toml"
 WEIGHTS = Path(__file__).parents[2] / "catdog" / "weights" / "efficientnetb0-photos96.float16.weights.h5"
 GUIDE = Path(__file__).parent / "keras_guide.py"
 
-Outcome = tuple[float, dict[str, float]]
-"""Wall seconds of a whole job, and its metrics on the test split."""
+
+@dataclass(frozen=True)
+class Pair:
+    """What the two sides do: the epochs of each phase, and the guide's workflow with the same epochs."""
+
+    name: str
+    workflow: str
+    epochs: tuple[int, ...]
+
+
+PAIRS = (Pair("both phases", "fine-tuning", (3, 2)), Pair("frozen only", "feature-extraction", (3,)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Wall seconds of a whole process, and what its model came to on the test split."""
+
+    seconds: float
+    accuracy: float
+    loss: float
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s, test accuracy {self.accuracy:.4f}, loss {self.loss:.4f}"
 
 
 def main() -> None:
@@ -40,37 +68,53 @@ def main() -> None:
         prepared = timed(command)
         print(f"catdog prepare: {prepared:.1f} s, once for the data set", flush=True)
         link_split(data, arguments.photos.resolve(), folder / "split")
-        ours, guides = [], []
-        for number in range(arguments.rounds):
-            ours.append(catdog(data, folder / f"run-{number}", number))
-            report("catdog train", ours[-1])
-            guides.append(guide(folder / "split", number))
-            report("Keras' guide", guides[-1])
-    seconds = [(a[0], b[0]) for a, b in zip(ours, guides, strict=True)]
-    mean = [sum(result["accuracy"] for _, result in side) / len(side) for side in (ours, guides)]
-    for name, before in (("train", 0.0), ("prepare and train", prepared)):
-        ratios = ", ".join(f"{ratio:.2f}" for ratio in sorted((before + a) / b for a, b in seconds))
-        print(f"time, catdog {name} / guide: {ratios}")
-    print(f"test accuracy, catdog - guide: {100 * (mean[0] - mean[1]):+.2f} points ({mean[0]:.4f} - {mean[1]:.4f})")
+        outcomes: dict[Pair, list[tuple[Outcome, Outcome]]] = {pair: [] for pair in PAIRS}
+        for seed in range(arguments.rounds):
+            for pair in PAIRS:
+                ours = catdog(pair, data, folder / f"{pair.workflow}-{seed}", seed)
+                print(f"{pair.name}, catdog train: {ours}", flush=True)
+                guides = guide(pair, folder / "split", folder / f"{pair.workflow}-{seed}.json", seed)
+                print(f"{pair.name}, guide's {pair.workflow}: {guides}", flush=True)
+                outcomes[pair].append((ours, guides))
+    for pair, rounds in outcomes.items():
+        for name, before in (("train", 0.0), ("prepare and train", prepared)):
+            ratios = [(before + ours.seconds) / guides.seconds for ours, guides in rounds]
+            print(f"{pair.name}, time, catdog {name} / guide: {statistics.median(ratios):.2f}{spread(ratios, '.2f')}")
+        means = []
+        for name, side in zip(("catdog", "guide"), zip(*rounds, strict=True), strict=True):
+            accuracies = [outcome.accuracy for outcome in side]
+            means.append(statistics.mean(accuracies))
+            print(f"{pair.name}, test accuracy, {name}: {means[-1]:.4f}{spread(accuracies, '.4f')}")
+        print(f"{pair.name}, test accuracy, catdog - guide: {100 * (means[0] - means[1]):+.2f} points")
 
 
-def catdog(data: Bucket, run: Path, seed: int) -> Outcome:
-    settings = {
-        "data.uri": data.uri,
-        "data.side": SIDE,
-        "run.seed": seed,
-        "phases.0.epochs": FROZEN,
-        "phases.1.epochs": FINE_TUNE,
-    }
+def spread(values: Sequence[float], form: str) -> str:
+    """The least and the most."""
+    return f" ({min(values):{form}} to {max(values):{form}})"
+
+
+def catdog(pair: Pair, data: Bucket, run: Path, seed: int) -> Outcome:
+    """Train by the recipe's first phases, as many as the pair has."""
+    recipe = tomllib.loads(RECIPE.read_text())
+    recipe["phases"] = [
+        phase | {"epochs": epochs} for phase, epochs in zip(recipe["phases"], pair.epochs, strict=False)
+    ]
+    path = run.with_suffix(".toml")
+    path.write_text(tomli_w.dumps(recipe))
+    settings = {"data.uri": data.uri, "data.side": SIDE, "run.seed": seed}
     options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "catdog", "train", str(RECIPE), "--run", str(run), *options]
-    return timed(command), json.loads((run / "evaluation/test/metrics.json").read_text())
+    seconds = timed([sys.executable, "-m", "catdog", "train", str(path), "--run", str(run), *options])
+    return outcome(seconds, run / "evaluation/test/metrics.json")
 
 
-def guide(split: Path, seed: int) -> Outcome:
-    result = split.parent / f"guide-{seed}.json"
-    words = (split, WEIGHTS, SIDE, FROZEN, FINE_TUNE, seed, result)
-    return timed([sys.executable, str(GUIDE), *map(str, words)]), json.loads(result.read_text())
+def guide(pair: Pair, split: Path, result: Path, seed: int) -> Outcome:
+    words = (pair.workflow, split, WEIGHTS, SIDE, seed, result, *pair.epochs)
+    return outcome(timed([sys.executable, str(GUIDE), *map(str, words)]), result)
+
+
+def outcome(seconds: float, metrics: Path) -> Outcome:
+    found = json.loads(metrics.read_text())
+    return Outcome(seconds, found["accuracy"], found["loss"])
 
 
 def timed(command: list[str]) -> float:
@@ -80,11 +124,6 @@ def timed(command: list[str]) -> float:
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     return time.monotonic() - began
-
-
-def report(name: str, outcome: Outcome) -> None:
-    seconds, metrics = outcome
-    print(f"{name}: {seconds:.1f} s, test accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}", flush=True)
 
 
 def link_split(data: Bucket, photos: Path, folder: Path) -> None:
