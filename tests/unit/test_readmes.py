@@ -115,7 +115,8 @@ def missing_is_fine(page: Path, span: str) -> bool:
     """Whether a text need not be a path of the repository: it is neither below a folder of it nor named like its files."""
     first = span.partition("/")[0]
     below = "/" in span and (first in TOP or (page.parent / first).is_dir())
-    return span in MADE_LATER or not below and not re.fullmatch(r"[\w-]+\.(py|lock|tf|toml\.example)", span)
+    like_a_file = re.fullmatch(r"[\w-]+\.(py|lock|tf|toml\.example)", span)
+    return span in MADE_LATER or not (below or like_a_file)
 
 
 def test_the_tree_has_a_line_for_each_folder_of_the_top_and_each_package() -> None:
