@@ -256,7 +256,7 @@ def test_each_node_says_how_it_is_and_leaves_in_time(overlay: str) -> None:
 def test_the_head_carries_no_workers_and_notices_soon_when_one_is_gone(overlay: str) -> None:
     assert cluster_spec(ray_object(overlay))["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     environment = {each["name"]: each["value"] for each in containers(overlay)["head"]["env"]}
-    told = re.findall(r"(RAY_health_check_\w+)=(\d+)", (ROOT / "README.md").read_text())
+    told = re.findall(r"(RAY_health_check_\w+)=(\d+)", (ROOT / "job" / "README.md").read_text())
     assert told and dict(told).items() <= environment.items()
 
 

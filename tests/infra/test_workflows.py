@@ -1,4 +1,5 @@
-"""What can be known of the workflows and the scripts without running them; each check is shown to catch a mistake."""
+"""What can be known of the workflows, Dependabot's file and the scripts without running them; each check is shown to catch
+a mistake."""
 
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 from tests.infra.tools import ROOT, run, schema_faults, with_mistake
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
+DEPENDABOT = ROOT / ".github" / "dependabot.yml"
 SCRIPT = ROOT / ".ci" / "run"
 
 
@@ -62,6 +64,15 @@ def test_a_misspelled_key_of_a_workflow_is_found(tmp_path: Path) -> None:
 def test_an_action_that_may_change_is_found(tmp_path: Path) -> None:
     wrong = with_mistake(WORKFLOWS[0], tmp_path, "actions/checkout@", "actions/checkout@v5 #")
     assert unpinned(wrong) == ["actions/checkout@v5"]
+
+
+def test_dependabot_s_file_is_what_github_reads() -> None:
+    assert schema_faults("dependabot", DEPENDABOT) == ""
+
+
+def test_an_ecosystem_that_dependabot_does_not_know_is_found(tmp_path: Path) -> None:
+    wrong = with_mistake(DEPENDABOT, tmp_path, "package-ecosystem: docker", "package-ecosystem: dockerfile")
+    assert "dockerfile" in schema_faults("dependabot", wrong)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=named)
