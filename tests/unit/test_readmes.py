@@ -17,7 +17,7 @@ from catdog import cli, recipe
 from catdog.command.arguments import parse_command
 from catdog.recipe import MAY_DIFFER, Recipe
 from job import train
-from job.submit import __main__ as submit
+from job.submit.commands import Submit, parse
 
 ROOT = Path(__file__).parents[2]
 listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True) if shutil.which("git") else None
@@ -197,8 +197,8 @@ def test_commands_and_options_are_what_the_programs_take(page: Path) -> None:
 
 def taken_by_module(module: str, *words: str) -> None:
     if module == "job.submit":
-        command = submit.parse(list(words))
-        if isinstance(command, submit.Submit):
+        command = parse(list(words))
+        if isinstance(command, Submit):
             recipe.override(Recipe(), command.settings)
     elif module == "job.train":
         recipe.override(Recipe(), parse_command(train.Train, "train", module, list(words)).settings)
