@@ -39,12 +39,12 @@ class FetchedShards:
     by a shared lock on its file. It is wanted later if it is among the next needs of a pass.
     """
 
-    def __init__(self, bucket: Bucket, pins: Mapping[str, Stat], settings: Cache, files: DiskCache) -> None:
+    def __init__(self, bucket: Bucket, pins: Mapping[str, Stat], settings: Cache, disk_cache: DiskCache) -> None:
         self._bucket = bucket
         self._settings = settings
-        self._disk = files
+        self._disk = disk_cache
         self._patience = max(disk.PATIENCE, bucket.patience)  # others may wait for the same store
-        self._shards = {name: CachedShard(name, pin, files.path(name, pin)) for name, pin in pins.items()}
+        self._shards = {name: CachedShard(name, pin, disk_cache.path(name, pin)) for name, pin in pins.items()}
         self._changed = threading.Condition()  # guards all that follows, and what changes in a shard
         self._closed = False
         self._passes: list[_Pass] = []
