@@ -11,18 +11,16 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from catdog import __version__
-from catdog.command.arguments import hint, parse_command
-from catdog.command.locations import open_folder, require_data, require_places
+from catdog.command.arguments import parse_command
+from catdog.command.locations import open_folder, require_data, require_uris
 from catdog.command.printing import as_json, print_evaluation, print_manifest, print_pulled, print_runs, shown
 from catdog.command.quiet_tensorflow import import_tensorflow
-from catdog.command.stopped import end_stopped
 from catdog.data.options import PrepareOptions, parse_keep
 from catdog.data.shards import SKIPPED, load_manifest
-from catdog.errors import DONE, FAILED, CallerError, exit_code
+from catdog.errors import DONE, FAILED, CallerError, exit_code, hint
 from catdog.recipe import Cache, load_recipe
 from catdog.runs.folder import REPORT, evaluation_of, finished_recipe
 from catdog.storage import open_bucket
-from catdog.training.signals import Stopped
 
 DESCRIPTION = """Train a cat/dog classifier by transfer learning: the same run on a laptop or a cluster.
 
@@ -127,15 +125,12 @@ class Train:
 
     def execute(self) -> int:
         recipe = load_recipe(self.recipe, [*self.settings, ("run.uri", self.run)])
-        require_places(recipe)
+        require_uris(recipe)
         require_data(recipe)
         import_tensorflow()
         from catdog.training.trainer import train
 
-        try:
-            metrics = train(recipe)
-        except Stopped as stopped:
-            return end_stopped("catdog", stopped)
+        metrics = train(recipe)
         if metrics is not None:
             print_evaluation(metrics)
             print(f"report {recipe.run.uri}/{REPORT}")

@@ -3,8 +3,9 @@
 import difflib
 import errno
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -28,6 +29,18 @@ class FinalError(RunError):
     """A run that would fail in the same way if it were started again."""
 
 
+class Stopped(Exception):
+    """The run was asked to stop and its state is committed; run it again and it goes on from `step`."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(number, step)  # from which a copy in another process is made
+        self.number = number
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name} at step {self.step}, which is committed"
+
+
 def one_line(error: Exception) -> str:
     """An error's message with its line breaks taken out, or its type's name if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
@@ -37,6 +50,11 @@ def did_you_mean(word: object, known: Iterable[str], show: Callable[[str], str] 
     """`did you mean NAME?`, with the known name that is most like a word as `show` writes it; empty where none is like it."""
     near = difflib.get_close_matches(str(word), list(known), 1, cutoff)
     return f"did you mean {show(near[0])}?" if near else ""
+
+
+def hint(word: object, known: Sequence[str], show: Callable[[str], str] = str, cutoff: float = 0.6) -> str:
+    """What was meant by a word that is none of the known ones, or else which there are."""
+    return did_you_mean(word, known, show, cutoff) or (f"there are {', '.join(known)}" if known else "it takes none")
 
 
 def signalled(number: int) -> int:
@@ -56,6 +74,9 @@ def exit_code(program: str, command: Callable[[], int]) -> int:
     except RunError as error:
         print(f"{program}: failed: {error}", file=sys.stderr)
         return FAILED
+    except Stopped as stopped:
+        print(f"{program}: {stopped}; the same command goes on from there", file=sys.stderr)
+        return signalled(stopped.number)
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED

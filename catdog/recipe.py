@@ -1,12 +1,14 @@
 """`Recipe`: every setting of a run, as frozen dataclasses read from TOML, each value checked where it is set."""
 
 import dataclasses
+import hashlib
+import json
 import math
 import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +16,7 @@ from typing import Any, Literal
 import tomli_w
 
 from catdog import __version__
-from catdog.errors import CallerError, did_you_mean
+from catdog.errors import CallerError, did_you_mean, hint
 
 
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:
@@ -23,7 +25,7 @@ def _require(holds: bool, name: str, value: object, allowed: str) -> None:
 
 
 def _meant(value: object, allowed: Iterable[str]) -> str:
-    return f" ({hint})" if (hint := did_you_mean(value, allowed, repr)) else ""
+    return f" ({meant})" if (meant := did_you_mean(value, allowed, repr)) else ""
 
 
 def added(default: Any, *, before: Any) -> Any:
@@ -381,7 +383,7 @@ class Recipe:
 
 _KINDS = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
 
-VERSION = "catdog"
+VERSION_KEY = "catdog"
 """The key of a recipe's file under which the version of catdog that wrote it stands."""
 
 # What may differ between the parts of one run, for it changes where and how the run is done, not what it computes.
@@ -417,12 +419,13 @@ def parse_recipe(content: bytes, name: str, *, of_run: bool = False) -> Recipe:
 
 def from_table(table: Mapping[str, Any], name: str, *, of_run: bool = False) -> Recipe:
     """As `parse_recipe`, from the nested tables of the file."""
-    version = table.get(VERSION, __version__)
-    table = {key: value for key, value in table.items() if key != VERSION}
+    version = table.get(VERSION_KEY, __version__)
+    table = {key: value for key, value in table.items() if key != VERSION_KEY}
     try:
+        if of_run:
+            return _build(Recipe, _as_before(Recipe, table), "")
         recipe = _build(Recipe, table, "")
-        lacking = _lacking(recipe, table)
-        return _with_values(recipe, lacking) if of_run else replace(recipe, unset=frozenset(lacking))
+        return replace(recipe, unset=frozenset(_unset(recipe, table)))
     except CallerError as error:
         other = f" (it is of catdog {version}, and this is {__version__})" if version != __version__ else ""
         raise CallerError(f"{name}: {error}{other}") from None
@@ -435,14 +438,18 @@ def override(recipe: Recipe, settings: list[tuple[str, str]]) -> Recipe:
     """
     table = _table(recipe)
     for name, text in settings:
-        _put(table, name, text)
+        here, last = _place(table, name)
+        here[last] = _read(text, last, here[last])
     return replace(_build(Recipe, table, ""), unset=recipe.unset.difference(name for name, _ in settings))
 
 
 def as_begun(recipe: Recipe, begun: Recipe | None) -> Recipe:
     """The recipe with nothing left unset: as the run has it that was begun with `begun`, or by default where there is none."""
-    values = _flatten(_table(begun)) if begun is not None else {}
-    return _with_values(recipe, {name: values[name] for name in recipe.unset & values.keys()})
+    table, values = _table(recipe), _values(begun) if begun is not None else {}
+    for name in recipe.unset & values.keys() & _values(recipe).keys():
+        here, last = _place(table, name)
+        here[last] = values[name]
+    return _build(Recipe, table, "")
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -453,20 +460,27 @@ def to_toml(recipe: Recipe) -> str:
 def to_table(recipe: Recipe) -> dict[str, Any]:
     """The recipe as nested tables of plain values, fit for TOML and JSON, with the version of catdog that wrote it."""
     table = _table(recipe)
-    for name in recipe.unset:
+    for name in recipe.unset & _values(recipe).keys():
         here, last = _place(table, name)
         del here[last]
-    return {VERSION: __version__} | table
+    return {VERSION_KEY: __version__} | table
 
 
 def differences(run: Recipe, now: Recipe) -> list[str]:
     """The fields, as 'name: old → new', in which two recipes would compute different runs."""
-    old, new = _flatten(_table(run)), _flatten(_table(now))
+    old, new = _values(run), _values(now)
     return [
         f"{name}: {old.get(name)!r} → {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name) and not name.startswith(MAY_DIFFER)
     ]
+
+
+def digest_of_0_1_0(content: bytes) -> str | None:
+    """The digest that catdog 0.1.0 put into commits, of the file of a recipe that it wrote; None for a file of a later one."""
+    table = tomllib.loads(content.decode())
+    fields = sorted((name, value) for name, value in _flatten(table).items() if not name.startswith(MAY_DIFFER))
+    return None if VERSION_KEY in table else hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
 
 def check_strategy(strategy: str, workers: int) -> None:
@@ -499,28 +513,37 @@ def _table(recipe: Recipe) -> dict[str, Any]:
     return table | {"phases": list(table["phases"])}
 
 
-def _lacking(built: Any, table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The `before` of each field that has one and that the table from which this was built does not set, by dotted name."""
-    found: dict[str, Any] = {}
+def _values(recipe: Recipe) -> dict[str, Any]:
+    """Every field but `unset`, by its dotted name."""
+    return _flatten(_table(recipe))
+
+
+def _as_before(kind: Any, table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table for a dataclass with the `before` of each field that has one and that it lacks, put in at any depth."""
+    result, hints = dict(table), typing.get_type_hints(kind)
+    for each in dataclasses.fields(kind):
+        inner, given = hints[each.name], table.get(each.name)
+        if "before" in each.metadata:
+            result.setdefault(each.name, each.metadata["before"])
+        elif dataclasses.is_dataclass(inner) and isinstance(given, dict | None):
+            result[each.name] = _as_before(inner, given or {})
+        elif isinstance(given, list):
+            (row,) = {*typing.get_args(inner)} - {...}
+            result[each.name] = [_as_before(row, one) if isinstance(one, dict) else one for one in given]
+    return result
+
+
+def _unset(built: Any, table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of the fields with a `before` that the table from which this was built does not set."""
     for each in dataclasses.fields(built):
         name, value, given = f"{prefix}{each.name}", getattr(built, each.name), table.get(each.name)
-        if each.name not in table and "before" in each.metadata:
-            found[name] = each.metadata["before"]
+        if "before" in each.metadata and each.name not in table:
+            yield name
         elif dataclasses.is_dataclass(value):
-            found |= _lacking(value, given or {}, f"{name}.")
+            yield from _unset(value, given or {}, f"{name}.")
         elif isinstance(value, tuple):
             for index, inner in enumerate(value):
-                found |= _lacking(inner, given[index] if given else {}, f"{name}.{index}.")
-    return found
-
-
-def _with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """The recipe with these values under their dotted names, and nothing unset."""
-    table = _table(recipe)
-    for name, value in values.items():
-        here, last = _place(table, name)
-        here[last] = value
-    return _build(Recipe, table, "")
+                yield from _unset(inner, given[index] if given else {}, f"{name}.{index}.")
 
 
 def _flatten(value: Any, name: str = "") -> dict[str, Any]:
@@ -534,8 +557,7 @@ def _flatten(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def _unknown(name: str, known: list[str]) -> CallerError:
-    hint = did_you_mean(name, known, repr, cutoff=0.5) or f"there are {', '.join(known)}"
-    return CallerError(f"{name!r} is not a field of a recipe: {hint}")
+    return CallerError(f"{name!r} is not a field of a recipe: {hint(name, known, repr, cutoff=0.5)}")
 
 
 def _place(table: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
@@ -557,18 +579,17 @@ def _place(table: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
     return here, last
 
 
-def _put(table: dict[str, Any], name: str, text: str) -> None:
-    """Put a value, written as in TOML or as bare text, in the place of the one that stands under a dotted name."""
-    here, last = _place(table, name)
-    if isinstance(here[last], bool):
+def _read(text: str, name: str, before: Any) -> Any:
+    """The value of a field of this name, now `before`, that is written as in TOML or as bare text."""
+    if isinstance(before, bool):
         text = text.lower()
     try:
         value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         value = text
     # A folder may be called 2024; only phases.unfreeze and cluster.workers take text as well as a number.
-    is_text = isinstance(here[last], str) and last not in ("unfreeze", "workers")
-    here[last] = text if is_text and not isinstance(value, str) else value
+    is_text = isinstance(before, str) and name not in ("unfreeze", "workers")
+    return text if is_text and not isinstance(value, str) else value
 
 
 def _build(kind: Any, value: Any, name: str) -> Any:

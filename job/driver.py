@@ -17,9 +17,9 @@ from typing import Any
 import ray
 from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 
-from catdog.errors import CallerError, FinalError, HeldError, RunError, one_line, signalled
+from catdog.errors import CallerError, FinalError, HeldError, RunError, Stopped, one_line, signalled
 from catdog.recipe import Recipe, check_replicas, check_strategy, override, to_toml
-from catdog.training.signals import Stopped, StopRequest, listening
+from catdog.training.signals import StopRequest, listening
 from job.capacity import Demand, free_workers, gpus_per_worker, lacking, worker_resources
 from job.ray_private import names
 from job.ray_private.pieces import CLUSTER, START_TIMED_OUT, TRAIN_ERROR, TRAINER, check

@@ -8,13 +8,11 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from catdog.command.arguments import parse_command
-from catdog.command.locations import absolute, require_data, require_places
+from catdog.command.locations import absolute, require_data, require_uris
 from catdog.command.printing import print_evaluation
-from catdog.command.stopped import end_stopped
 from catdog.errors import DONE, exit_code
 from catdog.recipe import load_recipe
 from catdog.runs.folder import REPORT
-from catdog.training.signals import Stopped
 
 PROGRAM = "job.train"
 
@@ -41,15 +39,12 @@ class Train:
 
     def execute(self) -> int:
         recipe = load_recipe(self.recipe, [*self.settings, ("cluster.workers", self.workers), ("run.uri", self.run)])
-        require_places(recipe)
+        require_uris(recipe)
         recipe = absolute(recipe)
         require_data(recipe)
         from job.driver import train  # here, for Ray takes seconds to import
 
-        try:
-            print_evaluation(train(recipe))
-        except Stopped as stopped:
-            return end_stopped(PROGRAM, stopped)
+        print_evaluation(train(recipe))
         print(f"report {recipe.run.uri}/{REPORT}")
         return DONE
 

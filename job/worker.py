@@ -14,10 +14,10 @@ from ray.train import CheckpointUploadMode
 from ray.util.metrics import Gauge
 
 from catdog.command.quiet_tensorflow import import_tensorflow
+from catdog.errors import Stopped
 from catdog.recipe import Recipe, parse_recipe
 from catdog.runs.folder import checkpoint_folder
 from catdog.runs.metrics_file import Line
-from catdog.training.signals import Stopped
 from job.ray_private.pieces import RUN_PATH
 from job.stopping import stop_request
 

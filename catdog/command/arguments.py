@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
-from catdog.errors import CallerError, did_you_mean
+from catdog.errors import CallerError, did_you_mean, hint
 from catdog.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -104,8 +104,3 @@ def recipe_help() -> str:
     lines = [line.rstrip() for line in page.getvalue().splitlines()]
     first = next(number for number, line in enumerate(lines) if "data options" in line)
     return "\n".join(["Fields of a recipe, with their defaults:", "", *lines[first:]])
-
-
-def hint(word: str, known: list[str]) -> str:
-    """What was meant by a word that is none of the known ones, or else which there are."""
-    return did_you_mean(word, known) or (f"there are {', '.join(known)}" if known else "it takes none")

@@ -9,7 +9,7 @@ from catdog.recipe import Recipe
 from catdog.storage import Folder, open_bucket
 
 
-def require_places(recipe: Recipe) -> None:
+def require_uris(recipe: Recipe) -> None:
     """Raises CallerError for the place of data or run if it is empty or none."""
     for name, uri, option in (("run.uri", recipe.run.uri, "--run"), ("data.uri", recipe.data.uri, "--data.uri")):
         if not uri:

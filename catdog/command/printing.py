@@ -3,17 +3,33 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
-from catdog.command.table import print_table
 from catdog.data.shards import SPLITS, Manifest
 
 if TYPE_CHECKING:
+    from rich.table import Column
+
     from catdog.evaluation.predict import Prediction
     from catdog.runs.listing import Summary
     from catdog.runs.pull import Pulled
+
+
+def print_table(columns: Sequence[Union[str, "Column"]], rows: Iterable[Sequence[str]]) -> None:
+    """Rows of cells under the columns' titles; where stdout is no terminal each row keeps to one line, however long."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
 
 
 def print_manifest(manifest: Manifest) -> None:

@@ -173,12 +173,10 @@ def replica_rows(streams: int, global_batch: int, share: Share) -> Ints:
     """Which rows of every global batch each replica of a worker computes, int64 [replicas, b]; -1 is padding.
 
     Replica k of worker w owns the streams s with s mod (workers * replicas) = w + workers * k, so that a worker serves
-    the streams s with s mod workers = w. A stream's rows lie together. Raises CallerError for more replicas than
-    streams.
+    the streams s with s mod workers = w. A stream's rows lie together. There are at least as many streams as replicas.
     """
     shares, per_stream = share.workers * share.replicas, global_batch // streams
-    if shares > streams:
-        raise CallerError(f"data.streams = {streams}: must be at least the number of replicas, {shares}")
+    assert shares <= streams, "more replicas than streams"
     result = np.full((share.replicas, -(-streams // shares), per_stream), -1, np.int64)
     for replica in range(share.replicas):
         own = np.arange(share.worker + share.workers * replica, streams, shares)

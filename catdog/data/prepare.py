@@ -117,7 +117,9 @@ def _reused(source: str, options: PrepareOptions, bucket: Bucket, reuse: bool) -
             f"{bucket.uri}: holds a data set already; name another folder, or write over it with --overwrite"
         )
     manifest = load_manifest(bucket)
-    now, before = {"source": source} | asdict(options), {"source": manifest.source} | manifest.options
+    # An option that a data set lacks is of a later version; its default does what was done before.
+    before = {"source": manifest.source} | asdict(PrepareOptions()) | manifest.options
+    now = {"source": source} | asdict(options)
     different = [f"{name}: {before.get(name)!r} → {now[name]!r}" for name in now if before.get(name) != now[name]]
     if different:
         raise CallerError(

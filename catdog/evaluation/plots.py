@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from catdog.data.shards import CLASSES
-from catdog.evaluation.metrics import BINS, predicted, wilson
+from catdog.evaluation.metrics import BINS, THRESHOLD, predicted, wilson
 from catdog.runs.metrics_file import Line, best_epoch, epochs, phases
 
 # Okabe and Ito's colours, told apart under all common kinds of colour blindness.
@@ -235,7 +235,9 @@ def _legend(axes: Axes, place: Corner) -> None:
 
 
 def _mark_threshold(axes: Axes, x: float, y: float) -> None:
-    axes.plot(x, y, "o", markersize=7, color=VERMILION, markeredgecolor="white", label="at threshold 0.5", zorder=4)
+    axes.plot(
+        x, y, "o", markersize=7, color=VERMILION, markeredgecolor="white", label=f"at threshold {THRESHOLD:g}", zorder=4
+    )
 
 
 def _square(figure: Figure, axes: Axes, place: Corner) -> bytes:

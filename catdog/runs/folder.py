@@ -8,7 +8,7 @@ from typing import Any
 
 from catdog import __version__
 from catdog.errors import CallerError, FinalError, RunError
-from catdog.recipe import VERSION, Recipe, parse_recipe
+from catdog.recipe import VERSION_KEY, Recipe, parse_recipe
 from catdog.storage import Bucket, Stat
 
 RECIPE = "recipe.toml"
@@ -40,7 +40,9 @@ class Position:
     manifest: str
     """Digest of the data set's manifest."""
     recipe: dict[str, Any] = field(default_factory=dict)
-    """Tables of the recipe; empty in a commit of catdog 0.1.0, which has only a digest of them."""
+    """Tables of the recipe; empty in a commit of catdog 0.1.0."""
+    digest: str = ""
+    """That of the recipe, in a commit of catdog 0.1.0."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Commit:
 
     def to_json(self) -> bytes:
         files = [{"name": STATE, "size": self.state.size, "crc32c": self.state.crc32c}]
-        content = {VERSION: __version__, "position": asdict(self.position), "files": files}
+        content = {VERSION_KEY: __version__, "position": asdict(self.position), "files": files}
         return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
@@ -94,12 +96,12 @@ def read_commit(run: Bucket, step: int) -> Commit:
     try:
         commit = json.loads(content)
         position = dict(commit["position"])
-        if isinstance(position.get("recipe"), str):  # the digest of catdog 0.1.0
-            del position["recipe"]
+        if isinstance(position.get("recipe"), str):  # written by catdog 0.1.0
+            position["digest"] = position.pop("recipe")
         if unknown := sorted(position.keys() - {each.name for each in fields(Position)}):
             raise FinalError(
                 f"{name}: position.{unknown[0]} is not a field of a commit (it is of catdog"
-                f" {commit.get(VERSION, '0.1.0')}, and this is {__version__})"
+                f" {commit.get(VERSION_KEY, '0.1.0')}, and this is {__version__})"
             )
         (state,) = (file for file in commit["files"] if file["name"] == STATE)
         return Commit(Position(**position), Stat(state["size"], state["crc32c"]))

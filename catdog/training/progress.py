@@ -7,37 +7,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from catdog.errors import FinalError
-from catdog.recipe import to_table
+from catdog.errors import FinalError, Stopped
 from catdog.runs.folder import METRICS, Position
 from catdog.runs.metrics_file import Line, kept_lines
-from catdog.training.checkpoint import Arrays
 from catdog.training.log import MetricsLog
 from catdog.training.running_metrics import RunningMetrics
 from catdog.training.schedule import Span, span_after
 from catdog.training.screen import Screen
-from catdog.training.signals import Stopped, StopRequest
+from catdog.training.signals import StopRequest
 from catdog.training.start import Start
 from catdog.training.state import TrainingState
 from catdog.training.step import Outcome
 
 Report = Callable[[Line, int | None], None]
 """Told of each line of metrics, with the step of the last commit so far, which the chief alone knows."""
-
-
-def first_position(start: Start) -> tuple[Position, Arrays | None]:
-    """Where the run stands when it starts, with the arrays of the checkpoint that it goes on from, if there is one.
-
-    Raises FinalError when the best checkpoint so far is gone, for the run could not end with it.
-    """
-    recipe = to_table(start.recipe)
-    if start.newest is None:
-        manifest = start.manifest.digest
-        return Position(0, 0, best_loss=None, best_step=None, window={}, manifest=manifest, recipe=recipe), None
-    position, arrays = start.checkpoints.restore(start.newest)
-    if position.best_step is not None and position.best_step not in start.checkpoints.steps():
-        raise FinalError(f"{start.run.uri}: its best checkpoint, step {position.best_step}, is gone; start a new run")
-    return replace(position, recipe=recipe), arrays
 
 
 class Progress:

@@ -8,18 +8,6 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 
-class Stopped(Exception):
-    """The run was asked to stop and its state is committed; run it again and it goes on from `step`."""
-
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(number, step)  # from which a copy in another process is made
-        self.number = number
-        self.step = step
-
-    def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self.number).name} at step {self.step}, which is committed"
-
-
 class StopRequest:
     """Tells the loop that it was asked to stop; may be asked from any thread."""
 

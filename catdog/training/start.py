@@ -1,9 +1,9 @@
 """What a run begins with: data, devices, room for the shards, and what all its workers agree on."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
@@ -11,12 +11,22 @@ from catdog.data.cache import ShardCache, open_cache, require_limit, required_by
 from catdog.data.order import Order
 from catdog.data.records import Records
 from catdog.data.shards import Manifest, load_manifest, pinned
-from catdog.errors import CallerError
-from catdog.recipe import Recipe, as_begun, check_replicas, differences, from_table, override, to_toml
+from catdog.errors import CallerError, FinalError
+from catdog.recipe import (
+    Recipe,
+    as_begun,
+    check_replicas,
+    differences,
+    digest_of_0_1_0,
+    from_table,
+    override,
+    to_table,
+    to_toml,
+)
 from catdog.runs.folder import RECIPE, Position, recipe_of
 from catdog.runs.lease import Lease, hold
 from catdog.storage import Bucket, open_bucket
-from catdog.training.checkpoint import Checkpoints
+from catdog.training.checkpoint import Arrays, Checkpoints
 from catdog.training.schedule import Span, spans
 from catdog.training.screen import say
 from catdog.training.strategy import fastest_precision
@@ -61,11 +71,13 @@ class Start:
 def started(recipe: Recipe) -> Iterator[Start]:
     """A run of the recipe, begun or gone on with by all its workers, whose lease and shards are held while the block lasts.
 
-    The order in which a run starts anew is this: data and devices, the lease, the newest commit, the recipe that the run
-    was begun with, and then the chief's word on both to the others. Raises CallerError for what the caller can mend, a
-    run of another recipe or data set among it, and RunError where the store or another worker does not answer.
+    The order in which a run starts anew is this: what the recipe leaves to the run, data and devices, the lease, the newest
+    commit with the recipe that the run was begun with, and then the chief's word on both to the others. Raises CallerError
+    for what the caller can mend, a run of another recipe or data set among it, and RunError where the store or another
+    worker does not answer.
     """
     run, data = (open_bucket(uri, patience=recipe.storage.patience) for uri in (recipe.run.uri, recipe.data.uri))
+    recipe = as_begun(recipe, recipe_of(run))
     manifest = load_manifest(data)
     for split, use in (("val", "choose the best weights by"), ("test", "evaluate on")):
         if not any(shard.examples for shard in manifest.split(split)):
@@ -90,6 +102,21 @@ def started(recipe: Recipe) -> Iterator[Start]:
         yield Start(recipe, run, data, manifest, order, train, val, cache, group, checkpoints, lease, newest)
 
 
+def first_position(start: Start) -> tuple[Position, Arrays | None]:
+    """Where the run stands when it starts, with the arrays of the checkpoint that it goes on from, if there is one.
+
+    Raises FinalError when the best checkpoint so far is gone, for the run could not end with it.
+    """
+    recipe = to_table(start.recipe)
+    if start.newest is None:
+        manifest = start.manifest.digest
+        return Position(0, 0, best_loss=None, best_step=None, window={}, manifest=manifest, recipe=recipe), None
+    position, arrays = start.checkpoints.restore(start.newest)
+    if position.best_step is not None and position.best_step not in start.checkpoints.steps():
+        raise FinalError(f"{start.run.uri}: its best checkpoint, step {position.best_step}, is gone; start a new run")
+    return replace(position, recipe=recipe, digest=""), arrays
+
+
 def _order(recipe: Recipe, manifest: Manifest) -> Order:
     shards = manifest.split("train")
     labels = tuple(shard.labels for shard in shards) if recipe.loss.balance == "oversample" else None
@@ -112,14 +139,10 @@ def _begin(
 
     Raises CallerError when the run has another recipe or data set.
     """
-    newest, begun = max(checkpoints.steps(), default=None), [recipe_of(run)]
-    position = checkpoints.position(newest) if newest is not None else None
-    if position is not None and position.recipe:
-        begun.append(from_table(position.recipe, run.uri, of_run=True))
-    before = next(filter(None, begun), None)
-    recipe = _settle_precision(as_begun(recipe, before), before)
-    if position is not None:
-        _refuse_another_run(recipe, begun, position, manifest, run)
+    newest, before = max(checkpoints.steps(), default=None), recipe_of(run)
+    recipe = _settle_precision(recipe, before)
+    if newest is not None:
+        _refuse_another_run(recipe, before, checkpoints.position(newest), manifest, run)
     lease.require()
     run.write(RECIPE, to_toml(recipe).encode())
     checkpoints.sweep()
@@ -137,21 +160,23 @@ def _settle_precision(recipe: Recipe, before: Recipe | None) -> Recipe:
 
 
 def _refuse_another_run(
-    recipe: Recipe, begun: Iterable[Recipe | None], position: Position, manifest: Manifest, run: Bucket
+    recipe: Recipe, before: Recipe | None, position: Position, manifest: Manifest, run: Bucket
 ) -> None:
     """The recipe is compared with what the run's file tells and with what its commit does, for the file can be edited."""
-    told = list(filter(None, begun))
-    if not told:
+    if before is None:
         raise CallerError(
             f"{run.uri}: holds checkpoints but no {RECIPE} that tells whose: name another folder with --run"
         )
-    different = list(dict.fromkeys(text for before in told for text in differences(before, recipe)))
+    different = differences(before, recipe)
+    if position.recipe:
+        different += differences(from_table(position.recipe, run.uri, of_run=True), recipe)
+    elif digest_of_0_1_0(run.read(RECIPE)) not in (None, position.digest):
+        different.append(f"{RECIPE}, which is another one than at the newest commit")
     if position.manifest != manifest.digest:
         different.append(f"the data set's manifest: {position.manifest[:12]} → {manifest.digest[:12]}")
     if different:
-        raise CallerError(
-            f"{run.uri}: holds a run that differs in {'; '.join(different)}: name another folder with --run"
-        )
+        told = "; ".join(dict.fromkeys(different))
+        raise CallerError(f"{run.uri}: holds a run that differs in {told}: name another folder with --run")
 
 
 def _as_chief(
@@ -162,14 +187,15 @@ def _as_chief(
     Raises CallerError on a worker that has another recipe or data set than the chief.
     """
     step = group.of_chief(-1 if newest is None else newest)
-    digest = group.of_chief(int(manifest.digest[:15], 16))
+    digest = int(manifest.digest[:15], 16)
+    same_data = group.of_chief(digest) == digest
     if not group.chief:
         written = recipe_of(run)  # by the chief, before it came here
         if written is None:
             raise CallerError(f"{run.uri}: the first worker's {RECIPE} is not there: all must reach the same run")
-        recipe = override(as_begun(recipe, written), [("run.precision", written.run.precision)])
+        recipe = override(recipe, [("run.precision", written.run.precision)])
         different = differences(written, recipe)
-        if digest != int(manifest.digest[:15], 16):
+        if not same_data:
             different.append(f"the data set at {recipe.data.uri}")
         if different:
             raise CallerError(f"worker {group.worker} differs from the first one in {'; '.join(different)}")

@@ -11,14 +11,16 @@ from catdog.data.cache import Closed
 from catdog.data.order import Share
 from catdog.data.pipeline import surfaced, train_dataset
 from catdog.data.shards import CLASSES
+from catdog.errors import Stopped
 from catdog.evaluation.evaluate import evaluate
 from catdog.evaluation.export import export_keras
 from catdog.model import build, make_stateless, unfreeze
 from catdog.recipe import Recipe
-from catdog.training.progress import Progress, Report, first_position
+from catdog.training.checkpoint import Arrays
+from catdog.training.progress import Progress, Report
 from catdog.training.schedule import Span, span_after
-from catdog.training.signals import Stopped, StopRequest, listening
-from catdog.training.start import Start, started
+from catdog.training.signals import StopRequest, listening
+from catdog.training.start import Start, first_position, started
 from catdog.training.state import TrainingState, exported_weights
 from catdog.training.step import Batch, Outcome, StepSettings, make_train_step
 from catdog.training.strategy import distributed
@@ -62,26 +64,27 @@ def _train_all(start: Start, asked: StopRequest, report: Report) -> int:
     with start.strategy.scope():
         state = _build_state(start)
     position, arrays = first_position(start)
-    # A snapshot belongs to the phase of the step that it was taken after.
-    phase = _Phase(start, state, span_after(start.plan, max(position.step - 1, 0)), position.step)
-    if arrays is not None:
-        state.restore(arrays)
     with closing(Progress(start, state, position, report)) as progress:
-        _loop(start, state, progress, phase, asked)
+        _loop(start, state, progress, arrays, asked)
         return progress.finish()
 
 
-def _loop(start: Start, state: TrainingState, progress: Progress, phase: "_Phase", asked: StopRequest) -> None:
-    """Take the steps that are left of the run.
+def _loop(start: Start, state: TrainingState, progress: Progress, arrays: Arrays | None, asked: StopRequest) -> None:
+    """Take the steps that are left of the run, from the arrays of the checkpoint that it goes on from, if there is one.
 
     At the top of each turn `step` steps are done. The turn validates if an epoch ends there, saves if it is time to, and
     takes the next step; so neither the end of the run nor a restart at any step needs code of its own.
     """
+    # A snapshot belongs to the phase of the step that it was taken after.
+    first, step = progress.position.step, max(progress.position.step - 1, 0)
+    phase = _Phase(start, state, span_after(start.plan, step), first)
+    if arrays is not None:
+        state.restore(arrays)
     validate = make_validation(start.strategy, state.model, start.val, start.recipe)
     agreement = StopAgreement(start.group, asked)
     total = start.plan[-1].stop
     try:
-        for step in range(progress.position.step, total + 1):
+        for step in range(first, total + 1):
             if progress.validation_due(step):
                 with state.averaged():
                     metrics = validate(agreement.reached_alone)

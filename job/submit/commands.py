@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, UseAppendAction, arg
 
 from catdog.command.arguments import parse_command
-from catdog.command.locations import absolute, require_places
+from catdog.command.locations import absolute, require_uris
 from catdog.errors import DONE, CallerError, did_you_mean, exit_code
 from catdog.recipe import load_recipe
 from job.submit.working_dir import RECIPE, named, working_dir
@@ -62,7 +62,7 @@ class Submit:
 
     def execute(self) -> int:
         recipe = load_recipe(self.recipe, [*self.settings, ("cluster.workers", self.workers), ("run.uri", self.run)])
-        require_places(recipe)
+        require_uris(recipe)
         recipe = absolute(recipe)
         env = named(self.env, os.environ)
         jobs = _jobs(self.address)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from ray.job_submission import JobDetails, JobStatus
 
-from catdog.command.table import print_table
+from catdog.command.printing import print_table
 from job.submit.jobs import RUN
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from catdog.command.arguments import parse_command
-from catdog.command.locations import require_places
+from catdog.command.locations import require_uris
 from catdog.recipe import Cache, Recipe, check_replicas, load_recipe
 from job.train import Train
 from tests.infra.kuberay_fields import cluster_spec, faults, pod_templates
@@ -276,7 +276,7 @@ def test_a_job_has_the_cluster_of_its_overlay(cluster: str) -> None:
 def test_a_jobs_command_is_one_that_catdog_takes_and_the_cluster_has_room_for(overlay: str) -> None:
     command, recipe = entrypoint(overlay)
     assert (ROOT / command.recipe).is_relative_to(ROOT / "job/recipes")
-    require_places(recipe)
+    require_uris(recipe)
     (group,) = cluster_spec(ray_object(overlay))["workerGroupSpecs"]
     fewest, most = recipe.cluster.bounds
     assert fewest == 1 and most == group["maxReplicas"]

@@ -17,12 +17,11 @@ from catdog.data.cache import Closed, open_cache
 from catdog.data.order import Need
 from catdog.data.shards import Shard, load_manifest, pinned
 from catdog.data.tfrecord import write_records
-from catdog.errors import CallerError, RunError
+from catdog.errors import CallerError, RunError, Stopped
 from catdog.recipe import Cache, Recipe, load_recipe, override, to_toml
 from catdog.storage import Bucket, crc32c, google, open_bucket
 from catdog.training import trainer
 from catdog.training.checkpoint import Checkpoints
-from catdog.training.signals import Stopped
 from catdog.training.trainer import train
 from tests.integration.processes import STEPS, Process, assert_same, past
 from tests.stand_ins.fake_store import FakeStore, Fault

@@ -14,11 +14,10 @@ import pytest
 from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.data.shards import load_manifest
-from catdog.errors import CallerError, RunError
+from catdog.errors import CallerError, RunError, Stopped
 from catdog.recipe import Recipe, load_recipe, override
 from catdog.storage import Bucket, open_bucket
 from catdog.training.checkpoint import Checkpoints
-from catdog.training.signals import Stopped
 from catdog.training.state import exported_weights
 from catdog.training.trainer import train
 

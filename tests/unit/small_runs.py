@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from catdog.recipe import Data, Recipe, to_toml
+from catdog.recipe import Data, Recipe, to_table, to_toml
 from catdog.runs.folder import Position
 from catdog.storage import Bucket
 from catdog.training.checkpoint import Checkpoints
@@ -26,7 +26,7 @@ def train(run: Bucket, checkpoints: Sequence[tuple[int, int | None]], manifest: 
             arrays = {"model/0000": np.random.default_rng(step).random(30_000 + step), "step": np.int64(step)}
             beside = {"metrics.jsonl": "".join(json.dumps(line) + "\n" for line in lines).encode()}
             beside["tensorboard/events.out.tfevents"] = b"events" * step
-            saved.save(Position(step, step, 0.5, best, {"loss": 1.0}, manifest, "recipe"), arrays, beside)
+            saved.save(Position(step, step, 0.5, best, {"loss": 1.0}, manifest, to_table(RECIPE)), arrays, beside)
             saved.wait()
 
 

@@ -213,8 +213,3 @@ def test_what_does_not_fit_is_told_in_one_line(sizes, streams, batch, labels, to
     with pytest.raises(CallerError, match=told) as error:
         Order(sizes, streams, batch, 0, labels)
     assert "\n" not in str(error.value)
-
-
-def test_more_replicas_than_streams_are_refused():
-    with pytest.raises(CallerError, match=r"streams = 4.*replicas, 6"):
-        replica_rows(4, 8, Share(0, 3, 2))

@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 import os
 import shutil
 import signal
@@ -324,6 +325,17 @@ def test_reuse_leaves_the_same_data_set_as_it_is_and_names_what_differs_of_anoth
     with pytest.raises(CallerError, match=r"side: 256 → 64; .*keep") as caught:
         prepare(f"folder:{photos}", bucket, PrepareOptions(shards=2, side=64), reuse=True)
     assert "shards:" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_data_set_of_a_version_that_lacked_an_option_is_reused(photos: Path, bucket: Bucket) -> None:
+    prepare(f"folder:{photos}", bucket, PrepareOptions(shards=2))
+    manifest = json.loads(bucket.read("manifest.json"))
+    del manifest["options"]["keep"]
+    bucket.write("manifest.json", json.dumps(manifest).encode())
+    assert not prepare(f"folder:{photos}", bucket, PrepareOptions(shards=2), reuse=True).written
+    with pytest.raises(CallerError, match=r"keep: \{\} → \{'cat': 0\.5\}"):
+        prepare(f"folder:{photos}", bucket, PrepareOptions(shards=2, keep={"cat": 0.5}), reuse=True)
 
 
 @pytest.mark.usefixtures("threads")

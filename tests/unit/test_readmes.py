@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import textwrap
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -139,46 +138,6 @@ def test_a_package_s_page_tells_of_each_of_its_modules(package: str) -> None:
     files = [path for path in FILES if path.is_relative_to(ROOT / package) and path.suffix == ".py"]
     holding_code = [str(path.relative_to(ROOT / package)) for path in files if path.read_text().strip()]
     assert sorted(modules(ROOT / package / "README.md")) == sorted(holding_code)
-
-
-def test_a_file_of_catdog_imports_from_its_own_room_and_those_told_before_it() -> None:
-    table = section(ROOT / "catdog" / "README.md", "The rooms")
-    room, rooms = 0, {}
-    for name, file in re.findall(r"^\| (?:\*\*([\w/]+)\*\*|`([\w./]+\.py)`) \|", table, re.MULTILINE):
-        room += bool(name)
-        if file:
-            rooms[file] = room
-    wrong = [
-        f"{file} imports {target}"
-        for file in rooms
-        for target in imported(ROOT / "catdog" / file)
-        if rooms.get(target, room + 1) > rooms[file]
-    ]
-    assert wrong == []
-
-
-def imported(path: Path) -> Iterator[str]:
-    """The files of our own that a file imports, anywhere in it, as paths from catdog; one of another package as it is."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        for module, name in (
-            [(node.module or "", alias.name) for alias in node.names]
-            if isinstance(node, ast.ImportFrom)
-            else [(alias.name, "") for alias in node.names]
-            if isinstance(node, ast.Import)
-            else []
-        ):
-            package, *parts = module.split(".")
-            if package in ("job", "infra", "tests"):
-                yield module
-            elif package == "catdog":
-                within = "/".join(parts)
-                files = (f"{within}/{name}.py", f"{name}.py", f"{within}.py", f"{within}/__init__.py", "__init__.py")
-                yield next(file for file in map(str, map(Path, files)) if is_module(file, within))
-
-
-def is_module(file: str, within: str) -> bool:
-    """Whether there is a file of the package, below or beside that part of a module's name."""
-    return file.startswith(within) and (ROOT / "catdog" / file).is_file()
 
 
 @EVERY_PAGE

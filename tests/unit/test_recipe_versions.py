@@ -27,6 +27,7 @@ EARLIER = to_toml(Recipe()).encode()
 class LaterAugment(Augment):
     grey: float = 0.0
     erase: float = added(0.25, before=0.0)
+    mixup: float = added(0.2, before=0.0)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def values(recipe: Recipe) -> tuple[float, float, list[int]]:
 def test_a_recipe_that_does_not_set_a_new_field_has_its_default() -> None:
     recipe = parse_recipe(b"[augment]\nflip = false\n", "recipe")
     assert values(recipe) == (0.0, 0.25, [3, 3])
-    assert recipe.unset == {"augment.erase", "phases.0.patience", "phases.1.patience"}
+    assert recipe.unset == {"augment.erase", "augment.mixup", "phases.0.patience", "phases.1.patience"}
 
 
 def test_what_the_recipe_of_a_run_lacks_is_as_it_was_done_then() -> None:
@@ -79,6 +80,13 @@ def test_a_new_run_has_the_defaults_of_what_is_not_set() -> None:
     assert values(recipe) == (0.0, 0.25, [3, 3]) and not recipe.unset
 
 
+def test_a_new_default_that_does_not_go_with_the_settings_of_a_run_is_none_of_its_business() -> None:
+    begun = b"[data]\nglobal_batch = 16\nstreams = 16\n"
+    assert parse_recipe(begun, "run", of_run=True).augment.mixup == 0.0
+    with pytest.raises(CallerError, match=r"augment\.mixup = 0\.2"):
+        parse_recipe(begun, "recipe")
+
+
 def test_a_phase_that_the_run_does_not_have_is_told_as_a_difference() -> None:
     begun = parse_recipe(EARLIER, "run", of_run=True)
     now = parse_recipe(
@@ -91,7 +99,7 @@ def test_what_is_not_set_stays_so_on_its_way_to_a_cluster() -> None:
     recipe = parse_recipe(
         b'[augment]\nflip = false\n[[phases]]\nname = "a"\npatience = 1\n[[phases]]\nname = "b"\n', "recipe"
     )
-    assert recipe.unset == {"augment.erase", "phases.1.patience"}
+    assert recipe.unset == {"augment.erase", "augment.mixup", "phases.1.patience"}
     text = to_toml(recipe)
     assert "erase =" not in text and "patience = 3" not in text
     assert parse_recipe(text.encode(), "recipe") == recipe

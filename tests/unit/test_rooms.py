@@ -1,6 +1,7 @@
 """No file imports from a room above its own."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,3 +47,11 @@ def test_no_file_imports_from_a_room_above_its_own_nor_the_command_line_and_infr
         allowed = (-1, own) if own == ROW["infra"] else {*range(-1, own + 1)} - ({ROW["catdog.cli"]} - {own})
         faults += [f"{path.relative_to(ROOT)}: {name}" for name in imported(path) if row(name) not in allowed]
     assert faults == []
+
+
+def test_the_page_of_the_package_has_the_rooms_in_this_order() -> None:
+    told = re.findall(r"^\| \*\*(\w+)/?\*\* \|", (ROOT / "catdog/README.md").read_text(), re.MULTILINE)
+    assert [f"catdog.{room}" for room in told] == [
+        room[-1 if room[0] == "catdog" else 0] for room in ROOMS[: len(told)]
+    ]
+    assert len(told) == ROW["job"]
