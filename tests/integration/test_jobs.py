@@ -22,7 +22,7 @@ import os, pathlib, sys, time
 import catdog, job
 from catdog.recipe import load_recipe
 print("code from here:", {pathlib.Path(m.__file__).parents[1] == pathlib.Path.cwd() for m in (catdog, job)})
-recipe = load("recipe.toml")
+recipe = load_recipe("recipe.toml")
 print("recipe:", recipe.data.uri, recipe.cluster.workers, recipe.phases[0].epochs)
 print("variables:", os.environ.get("NAMED"), os.environ.get("GIVEN"), os.environ.get("SECRET"))
 for number in range(2000):
