@@ -149,7 +149,7 @@ def test_while_the_store_is_away_training_goes_on_and_all_is_saved_once_it_is_ba
         if store.down:
             steps_while_away.append(done)
 
-    monkeypatch.setattr("catdog.training.log.Screen.step", watch)
+    monkeypatch.setattr("catdog.training.screen.Screen.step", watch)
     train(recipe)
     assert steps_while_away == list(range(away_at, back_at))
     assert_same(run, undisturbed)
@@ -192,15 +192,17 @@ def test_a_second_ctrl_c_ends_a_run_at_once_while_the_store_is_away(
 def test_stopped_while_a_phase_waits_for_its_first_shards_it_goes_on_from_the_state_of_the_phase_before(
     recipe: Recipe, run: Bucket, undisturbed: Bucket, store: FakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late, commit, start_phase = threading.Event(), Checkpoints._commit, trainer._start_phase
+    late, commit = threading.Event(), Checkpoints._commit
 
     def slow_commit(self, snapshot):
         assert snapshot.position.step < 18 or late.wait(30)
         commit(self, snapshot)
 
-    def stopped_phase(job, state, span, step):
-        train_step, batches = start_phase(job, state, span, step)
-        return train_step, stopped() if step == 20 else batches
+    class StoppedPhase(trainer._Phase):
+        def __init__(self, start, state, span, step):
+            super().__init__(start, state, span, step)
+            if step == 20:
+                self.batches = stopped()
 
     def stopped():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -211,7 +213,7 @@ def test_stopped_while_a_phase_waits_for_its_first_shards_it_goes_on_from_the_st
     with monkeypatch.context() as patch:
         patch.setattr("catdog.training.checkpoint.PATIENCE", 0.1)
         patch.setattr(Checkpoints, "_commit", slow_commit)
-        patch.setattr(trainer, "_start_phase", stopped_phase)
+        patch.setattr(trainer, "_Phase", StoppedPhase)
         with pytest.raises(Stopped, match="at step 20, which is committed"):
             train(recipe)
     train(recipe)

@@ -18,6 +18,7 @@ from catdog.errors import CallerError, RunError, Stopped
 from catdog.recipe import Recipe, load_recipe, override
 from catdog.storage import Bucket, open_bucket
 from catdog.training.checkpoint import Checkpoints
+from catdog.training.progress import Progress
 from catdog.training.state import exported_weights
 from catdog.training.trainer import train
 
@@ -62,13 +63,13 @@ def test_a_run_begun_on_one_replica_goes_on_with_two(
     recipe: Recipe, alone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    def stop_at_14(recipe: Recipe, step: int, saved_at: float) -> bool:
+    def stop_at_14(progress: Progress, step: int) -> bool:
         if step == 14:
             os.kill(os.getpid(), signal.SIGTERM)
         return False
 
     with monkeypatch.context() as patch:
-        patch.setattr("catdog.training.trainer._due", stop_at_14)
+        patch.setattr("catdog.training.progress.Progress.save_due", stop_at_14)
         with pytest.raises(Stopped, match="step 14"):
             train(recipe)
     begun = lines(recipe.run.uri)
