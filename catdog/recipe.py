@@ -280,7 +280,7 @@ class Cluster:
         return int(fewest), int(most or fewest)
 
     def __post_init__(self) -> None:
-        written = re.fullmatch(r"(\d+)(-\d+)?", str(self.workers))
+        written = re.fullmatch("[0-9]{1,6}(-[0-9]{1,6})?", str(self.workers))
         _require(
             written is not None and 1 <= self.bounds[0] <= self.bounds[1],
             "cluster.workers",
@@ -315,7 +315,7 @@ class Run:
         _require(0 <= self.seed < 2**31, "run.seed", self.seed, "from 0 to 2147483647")
         kind, _, count = self.strategy.partition(":")
         _require(
-            self.strategy == "auto" or (kind == "cpu" and count.isdigit() and int(count) >= 1),
+            self.strategy == "auto" or (kind == "cpu" and re.fullmatch("[1-9][0-9]{0,3}", count) is not None),
             "run.strategy",
             self.strategy,
             "'auto' or 'cpu:N'",
@@ -422,13 +422,22 @@ def from_table(table: Mapping[str, Any], name: str, *, of_run: bool = False) -> 
     version = table.get(VERSION_KEY, __version__)
     table = {key: value for key, value in table.items() if key != VERSION_KEY}
     try:
+        _require(
+            isinstance(version, str), VERSION_KEY, version, f"the version that wrote the file, as in {__version__!r}"
+        )
         if of_run:
             return _build(Recipe, _as_before(Recipe, table), "")
         recipe = _build(Recipe, table, "")
         return replace(recipe, unset=frozenset(_unset(recipe, table)))
+    except UnknownField as error:
+        if version == __version__:
+            raise CallerError(f"{name}: {error}") from None
+        raise CallerError(
+            f"{name}: {error.field!r} is not a field of a recipe of catdog {__version__}: the file is of catdog {version};"
+            " go on with that one"
+        ) from None
     except CallerError as error:
-        other = f" (it is of catdog {version}, and this is {__version__})" if version != __version__ else ""
-        raise CallerError(f"{name}: {error}{other}") from None
+        raise CallerError(f"{name}: {error}") from None
 
 
 def override(recipe: Recipe, settings: list[tuple[str, str]]) -> Recipe:
@@ -527,8 +536,7 @@ def _as_before(kind: Any, table: Mapping[str, Any]) -> dict[str, Any]:
             result.setdefault(each.name, each.metadata["before"])
         elif dataclasses.is_dataclass(inner) and isinstance(given, dict | None):
             result[each.name] = _as_before(inner, given or {})
-        elif isinstance(given, list):
-            (row,) = {*typing.get_args(inner)} - {...}
+        elif isinstance(given, list) and dataclasses.is_dataclass(row := (*typing.get_args(inner), None)[0]):
             result[each.name] = [_as_before(row, one) if isinstance(one, dict) else one for one in given]
     return result
 
@@ -556,8 +564,12 @@ def _flatten(value: Any, name: str = "") -> dict[str, Any]:
     return flat
 
 
-def _unknown(name: str, known: list[str]) -> CallerError:
-    return CallerError(f"{name!r} is not a field of a recipe: {hint(name, known, repr, cutoff=0.5)}")
+class UnknownField(CallerError):
+    """A field that no recipe of this version has."""
+
+    def __init__(self, field: str, known: list[str]) -> None:
+        super().__init__(f"{field!r} is not a field of a recipe: {hint(field, known, repr, cutoff=0.5)}")
+        self.field = field
 
 
 def _place(table: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
@@ -573,9 +585,9 @@ def _place(table: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
         elif isinstance(here, dict) and part in here:
             here = here[part]
         else:
-            raise _unknown(name, list(_flatten(table)))
+            raise UnknownField(name, list(_flatten(table)))
     if not isinstance(here, dict) or last not in here or isinstance(here[last], dict | list):
-        raise _unknown(name, list(_flatten(table)))
+        raise UnknownField(name, list(_flatten(table)))
     return here, last
 
 
@@ -602,7 +614,7 @@ def _build(kind: Any, value: Any, name: str) -> Any:
         prefix = f"{name}." if name else ""
         for key in value:
             if key not in hints:
-                raise _unknown(f"{prefix}{key}", [f"{prefix}{hint}" for hint in hints])
+                raise UnknownField(f"{prefix}{key}", [f"{prefix}{hint}" for hint in hints])
         return kind(**{key: _build(hints[key], inner, f"{prefix}{key}") for key, inner in value.items()})  # type: ignore[operator]
     origin = typing.get_origin(kind)
     if origin is tuple:

@@ -2,12 +2,14 @@
 
 import json
 import re
+import types
+import typing
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from catdog import __version__
-from catdog.errors import CallerError, FinalError, RunError
+from catdog.errors import CallerError, FinalError, RunError, one_line
 from catdog.recipe import VERSION_KEY, Recipe, parse_recipe
 from catdog.storage import Bucket, Stat
 
@@ -43,6 +45,10 @@ class Position:
     """Tables of the recipe; empty in a commit of catdog 0.1.0."""
     digest: str = ""
     """That of the recipe, in a commit of catdog 0.1.0."""
+
+
+class LaterCommit(FinalError):
+    """A commit that holds what this version does not know."""
 
 
 @dataclass(frozen=True)
@@ -89,24 +95,43 @@ def committed(names: Iterable[str]) -> list[int]:
 
 
 def read_commit(run: Bucket, step: int) -> Commit:
-    """Raises FileNotFoundError where the step is not committed, and FinalError for what is no commit, or one of a later
-    version with fields that this one does not know."""
+    """Raises FileNotFoundError where the step is not committed, FinalError for what is no commit of it, and LaterCommit for
+    one that holds what this version does not know."""
     name = f"{run.uri}/{commit_name(step)}"
     content = run.read(commit_name(step))
     try:
         commit = json.loads(content)
-        position = dict(commit["position"])
+        position, files = dict(commit["position"]), {file["name"]: file for file in commit["files"]}
         if isinstance(position.get("recipe"), str):  # written by catdog 0.1.0
             position["digest"] = position.pop("recipe")
-        if unknown := sorted(position.keys() - {each.name for each in fields(Position)}):
-            raise FinalError(
-                f"{name}: position.{unknown[0]} is not a field of a commit (it is of catdog"
-                f" {commit.get(VERSION_KEY, '0.1.0')}, and this is {__version__})"
+        kinds = typing.get_type_hints(Position)
+        known = {VERSION_KEY, "position", "files", *(f"position.{field}" for field in kinds), f"files.{STATE}"}
+        there = {*commit, *(f"position.{field}" for field in position), *(f"files.{file}" for file in files)}
+        if unknown := sorted(there - known):
+            raise LaterCommit(
+                f"{name}: {unknown[0]} is nothing that catdog {__version__} knows: the commit is of catdog"
+                f" {commit.get(VERSION_KEY)}; go on with that one"
             )
-        (state,) = (file for file in commit["files"] if file["name"] == STATE)
+        for field, value in position.items():
+            if not _fits(value, kinds[field]):
+                raise ValueError(f"position.{field} = {value!r}")
+        if position["step"] != step:
+            raise ValueError(f"position.step = {position['step']}")
+        state = files[STATE]
+        if not _fits(state["size"], int) or not _fits(state["crc32c"], str):
+            raise ValueError(f"files.{STATE} = {state}")
         return Commit(Position(**position), Stat(state["size"], state["crc32c"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise FinalError(f"{name}: is not the commit of a checkpoint: {error!r}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FinalError(
+            f"{name}: is not the commit of that checkpoint: {one_line(error)}; delete its folder to go on from the one before"
+        ) from None
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON is of an annotated type; a whole number is a float too."""
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, one) for one in typing.get_args(kind))
+    return type(value) is (typing.get_origin(kind) or kind) or (kind is float and type(value) is int)
 
 
 def require_committed(name: str, found: Stat | None, expected: Stat) -> None:

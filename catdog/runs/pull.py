@@ -21,6 +21,7 @@ from catdog.runs.folder import (
     REPORT,
     TENSORBOARD,
     Commit,
+    LaterCommit,
     commit_name,
     committed,
     evaluation,
@@ -145,6 +146,8 @@ def _manifest(folder: Folder, step: int) -> str | None:
     """Digest of the data set that a checkpoint was trained on; None where its commit is spoilt, to be brought anew."""
     try:
         return read_commit(folder, step).position.manifest
+    except LaterCommit:
+        raise
     except RunError:
         return None
 

@@ -112,7 +112,7 @@ def test_a_run_of_a_later_version_is_refused_with_the_field_that_is_not_known(ru
     assert "'augment.erase' is not a field of a recipe" in told and "of catdog 99.0.0" in told
     (summary,) = find_runs(open_bucket(str(run)))
     assert summary.state == "unreadable" and "augment.erase" in summary.fault
-    with pytest.raises(Exception, match=r"position\.waited is not a field of a commit .*catdog 99\.0\.0"):
+    with pytest.raises(Exception, match=r"position\.waited is nothing that catdog .* is of catdog 99\.0\.0"):
         read_commit(open_bucket(str(run)), 20)
 
 

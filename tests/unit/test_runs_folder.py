@@ -2,17 +2,23 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from catdog.errors import CallerError, RunError
+from catdog import __version__
+from catdog.errors import CallerError, FinalError, RunError
 from catdog.recipe import Recipe, to_toml
 from catdog.runs.folder import (
+    Commit,
+    LaterCommit,
+    Position,
     checkpoint_files,
     commit_name,
     committed,
     evaluation_of,
     finished_recipe,
+    read_commit,
     require_committed,
     state_name,
 )
@@ -62,3 +68,66 @@ def test_a_run_without_its_model_is_not_finished(run: Bucket) -> None:
         finished_recipe(run)
     run.write("model.keras", b"x")
     assert finished_recipe(run) == Recipe()
+
+
+COMMIT = Commit(Position(3, 3, 0.5, 3, {"loss": 1.0}, "manifest", {"data": {"side": 96}}), Stat(10, "00c0ffee"))
+
+
+def test_a_commit_is_read_back_as_it_was_written(run: Bucket) -> None:
+    run.write(commit_name(3), COMMIT.to_json())
+    assert read_commit(run, 3) == COMMIT
+
+
+def changed(where: str, value: Any) -> bytes:
+    """The commit with the value at a dotted place, where a number counts entries of a list."""
+    content = here = json.loads(COMMIT.to_json())
+    *parents, last = where.split(".")
+    for part in parents:
+        here = here[int(part) if part.isdecimal() else part]
+    here[int(last) if last.isdecimal() else last] = value
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("position.step", "3"),
+        ("position.step", 3.0),
+        ("position.step", None),
+        ("position.step", 4),
+        ("position.best_step", "3"),
+        ("position.best_step", 3.0),
+        ("position.best_loss", "low"),
+        ("position.window", [1]),
+        ("position.manifest", 5),
+        ("position.recipe", 5),
+        ("position", [1]),
+        ("files", 5),
+        ("files", []),
+        ("files.0.size", "10"),
+        ("files.0.crc32c", 5),
+    ],
+)
+def test_what_is_no_commit_of_its_checkpoint_is_told_in_one_line_with_what_to_do(
+    run: Bucket, where: str, value: Any
+) -> None:
+    run.write(commit_name(3), changed(where, value))
+    with pytest.raises(FinalError, match=r"COMMITTED\.json: is not the commit .*; delete its folder to go on") as told:
+        read_commit(run, 3)
+    assert not isinstance(told.value, LaterCommit) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "told"),
+    [
+        ("position.waited", 1, r"position\.waited"),
+        ("features", {}, "features"),
+        ("files", [{"name": "state.npz"}, {"name": "features.npz"}], r"files\.features\.npz"),
+    ],
+)
+def test_what_a_later_version_has_committed_is_refused_by_its_name(
+    run: Bucket, where: str, value: Any, told: str
+) -> None:
+    run.write(commit_name(3), changed(where, value).replace(f'"{__version__}"'.encode(), b'"99.0.0"'))
+    with pytest.raises(LaterCommit, match=rf"{told} is nothing that catdog .* knows: the commit is of catdog 99\.0\.0"):
+        read_commit(run, 3)
