@@ -107,11 +107,14 @@ def read_commit(run: Bucket, step: int) -> Commit:
         kinds = typing.get_type_hints(Position)
         known = {VERSION_KEY, "position", "files", *(f"position.{field}" for field in kinds), f"files.{STATE}"}
         there = {*commit, *(f"position.{field}" for field in position), *(f"files.{file}" for file in files)}
-        if unknown := sorted(there - known):
+        version = commit.get(VERSION_KEY, __version__)
+        if (unknown := sorted(there - known)) and version != __version__:
             raise LaterCommit(
-                f"{name}: {unknown[0]} is nothing that catdog {__version__} knows: the commit is of catdog"
-                f" {commit.get(VERSION_KEY)}; go on with that one"
+                f"{name}: {unknown[0]} is nothing that catdog {__version__} knows: the commit is of catdog {version};"
+                " go on with that one"
             )
+        if unknown:
+            raise ValueError(f"it has {unknown[0]}")
         for field, value in position.items():
             if not _fits(value, kinds[field]):
                 raise ValueError(f"position.{field} = {value!r}")
@@ -123,7 +126,7 @@ def read_commit(run: Bucket, step: int) -> Commit:
         return Commit(Position(**position), Stat(state["size"], state["crc32c"]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FinalError(
-            f"{name}: is not the commit of that checkpoint: {one_line(error)}; delete its folder to go on from the one before"
+            f"{name}: is not the commit of a checkpoint: {one_line(error)}; delete its folder to go on from the one before"
         ) from None
 
 

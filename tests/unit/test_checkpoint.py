@@ -16,7 +16,7 @@ from catdog.training.checkpoint import Checkpoints
 
 
 def position(step: int, best: int | None = None) -> Position:
-    return Position(step, step, 0.1 + 0.2, best, {"loss": 1 / 3}, "manifest", "recipe")
+    return Position(step, step, 0.1 + 0.2, best, {"loss": 1 / 3}, "manifest", {"data": {"side": 96}})
 
 
 def arrays(step: int) -> dict[str, np.ndarray]:
