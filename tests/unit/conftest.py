@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import shard_stores
 from brightness import LINE, World, draw, save_model
 
 from catdog.data.options import PrepareOptions
@@ -35,3 +36,9 @@ def world(made: World, tmp_path: Path) -> World:
     shutil.copytree(made.run.uri, tmp_path / "run")
     shutil.copytree(made.data.uri, tmp_path / "data")
     return World(open_bucket(str(tmp_path / "run")), open_bucket(str(tmp_path / "data")), made.photos)
+
+
+@pytest.fixture(autouse=True)
+def only_own_fetchers() -> None:
+    """A closed cache does not wait for its threads, which may be waiting for a store themselves."""
+    shard_stores.EARLIER.update(shard_stores.fetchers())

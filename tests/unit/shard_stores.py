@@ -172,9 +172,13 @@ def together(*work: Callable[[], None]) -> None:
         part.finish()
 
 
+EARLIER: set[threading.Thread] = set()
+"""Threads that fetch, or end, for a test before this one."""
+
+
 def fetchers() -> list[threading.Thread]:
-    """The threads that fetch, of all caches of this process."""
-    return [thread for thread in threading.enumerate() if thread.name == "fetcher"]
+    """The threads that fetch, of all caches of this test."""
+    return [thread for thread in threading.enumerate() if thread.name == "fetcher" and thread not in EARLIER]
 
 
 def fetchers_wait() -> bool:

@@ -16,7 +16,7 @@ from pictures import damaged
 
 from catdog import cli
 from catdog.data.shards import load_manifest
-from catdog.recipe import VERSION, Data, Recipe, to_toml
+from catdog.recipe import VERSION_KEY, Data, Recipe, to_toml
 from catdog.storage import open_bucket
 
 SIDE = 32
@@ -394,5 +394,5 @@ def test_help_of_train_lists_every_field_of_a_recipe_with_its_meaning(capsys):
     out = " ".join(capsys.readouterr().out.split())
     for line in to_toml(Recipe()).splitlines():
         name = line.partition(" = ")[0]
-        assert line.startswith(("[", "]", "phases", " ", VERSION)) or not name or f".{name} " in out
+        assert line.startswith(("[", "]", "phases", " ", VERSION_KEY)) or not name or f".{name} " in out
     assert "--phases.0.learning_rate FLOAT Peak rate" in out and "--data.side INT Side in pixels" in out
