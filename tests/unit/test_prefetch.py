@@ -172,7 +172,7 @@ def test_a_failure_that_nobody_met_is_forgotten_with_its_pass(tmp_path):
     shards = make_shards(2)
     bucket = FakeBucket(shards)
     bucket.failures = {1: [RunError("broken off")]}
-    with cached(bucket, tmp_path) as cache:
+    with cached(bucket, tmp_path, ahead=0) as cache:
         with cache.follow(shards, iter([Need(0, 0, 0), Need(1, 0, 0)])) as files:
             files.reach(0)
             assert eventually(lambda: sorted(bucket.begun) == [0, 1] and not bucket.underway and fetchers_wait())
@@ -183,7 +183,7 @@ def test_a_failure_that_comes_when_its_pass_has_gone_is_not_told_to_another(tmp_
     shards = make_shards(1)
     bucket = FakeBucket(shards)
     bucket.gates, bucket.failures = {0: (gate := threading.Event())}, {0: [RunError("broken off")]}
-    with cached(bucket, tmp_path) as cache, cache.follow(shards, iter(())) as others:
+    with cached(bucket, tmp_path, ahead=0) as cache, cache.follow(shards, iter(())) as others:
         with cache.follow(shards, iter([Need(0, 0, 0)])) as files:
             files.reach(0)
             assert eventually(lambda: bucket.underway == [0])
