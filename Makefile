@@ -23,7 +23,7 @@ uv_on = PATH="$$PATH:$(CURDIR)/$(BIN)" VIRTUAL_ENV="$(CURDIR)/$(1)" uv
 UV := $(call uv_on,.venv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-local recipe-and-data bucket train-bucket cluster submit cluster-down test test-slow image image-test check-infra audit lint bench tensorboard lock clean
+.PHONY: help setup train-local recipe-and-data bucket train-bucket cluster submit cluster-down test test-slow test-kills image image-test check-infra audit lint bench tensorboard lock clean
 
 help: ## Show what there is
 	@echo 'make TARGET, where TARGET is one of'
@@ -77,6 +77,9 @@ test: $(SETUP) ## Run the tests that CI runs
 
 test-slow: $(SETUP) ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-kills: $(SETUP) ## Kill each command at random moments, a hundred times, and look at how it ends
+	$(BIN)/python -m pytest -m kills
 
 image: ## Build the container image with docker or buildah: [IMAGE=catdog] [ACCELERATOR=gpu] [BASE=...] [ARGS=...]
 	@command -v $(BUILDER) >/dev/null || { echo "neither a docker that answers nor buildah is here: apt-get install buildah" >&2; exit 2; }

@@ -24,9 +24,9 @@ from pathlib import Path
 import psutil
 
 from infra.folder_lock import Refused, alone_in
+from infra.ray_node import PATIENCE
 
 STATE, TOKEN = "cluster.json", "token"
-PATIENCE = 120.0  # seconds for the nodes to find each other
 LISTENING = "dashboard-agent-listen"
 AGENTS = (LISTENING, "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
 """Agents of a node whose ports are named, for it waits only 15 seconds to be told of them."""
@@ -127,7 +127,7 @@ def variables(folder: Path, cluster: Cluster) -> dict[str, str]:
 
 
 def _start_node(folder: Path, options: list[str], log: Path) -> psutil.Popen:
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--log-color=false", *options]
+    command = [sys.executable, "-m", "infra.ray_node", "start", "--block", "--log-color=false", *options]
     command += ["--min-worker-port=0", "--max-worker-port=0"]
     command += [f"--object-store-memory={OBJECT_STORE}", "--disable-usage-stats"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
@@ -136,7 +136,6 @@ def _start_node(folder: Path, options: list[str], log: Path) -> psutil.Popen:
         "RAY_AUTH_TOKEN_PATH": str((folder / TOKEN).absolute()),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "RAY_agent_register_timeout_ms": "120000",
     }
     with open(log, "wb") as out:
         # In a session of its own, so that Ctrl-C in this terminal is none of its business.

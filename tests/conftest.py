@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from catdog.storage import google
+from tests.pace import within
 from tests.stand_ins.fake_store import FakeStore
 
 _CPU = tf.config.list_physical_devices("CPU")[0]
@@ -27,7 +28,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStore]:
     """A store that misbehaves when it is told to, as gs://bucket for this process and those that it starts."""
     with FakeStore(page_size=3) as store:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.host)
-        monkeypatch.setattr(google, "TIMEOUT", (1.0, 1.0))
+        monkeypatch.setattr(google, "TIMEOUT", (within(1.0), within(1.0)))
         yield store
 
 

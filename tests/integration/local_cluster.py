@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.pace import within
+
 ROOT = Path(__file__).parents[2]
 
 # `python -m job.submit`, but what the job runs is given first.
@@ -27,7 +29,7 @@ class LocalCluster:
     def infra(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "infra.cluster", "--folder", str(self.folder), *arguments]
         return subprocess.run(
-            command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=200, check=False
+            command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=within(200), check=False
         )
 
     def up(self, *arguments: str) -> None:
@@ -48,7 +50,7 @@ class LocalCluster:
     def submit(self, *arguments: str, program: str | None = None, **options: object) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of `job.submit`."""
         with self.start(*arguments, program=program, **options) as process:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=within(120))
         return process.returncode, out, err
 
 
@@ -64,4 +66,4 @@ def lines_until(process: subprocess.Popen[str], last: str) -> str:
 def rest(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Exit code, and what a process prints until it ends, after `lines_until`, whose buffer communicate() ignores."""
     out, err = process.stdout.read(), process.stderr.read()
-    return process.wait(60), out, err
+    return process.wait(within(60)), out, err

@@ -15,6 +15,7 @@ import numpy as np
 
 from catdog.storage import Bucket
 from catdog.training.checkpoint import Checkpoints
+from tests.pace import within
 
 STEPS = 40
 
@@ -37,7 +38,7 @@ class Process:
 
     def wait_until(self, reached: Callable[[str], bool]) -> None:
         """Wait until `reached` holds of what the run has printed."""
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + within(300)
         while not reached(self.log.read_text()):
             assert self.process.poll() is None, f"ended before the moment came:\n{self.log.read_text()}"
             assert time.monotonic() < deadline, self.log.read_text()
@@ -47,10 +48,10 @@ class Process:
         """Send a signal as soon as `reached` holds of what the run has printed; the exit code."""
         self.wait_until(reached)
         self.process.send_signal(number)
-        return self.process.wait(120)
+        return self.process.wait(within(120))
 
     def finish(self) -> str:
-        assert self.process.wait(300) == 0, self.log.read_text()
+        assert self.process.wait(within(300)) == 0, self.log.read_text()
         return self.log.read_text()
 
 
@@ -78,7 +79,7 @@ class TfConfigGroup:
             process.wait()
 
     def wait(self) -> list[int]:
-        return [process.wait(150) for process in self.processes]
+        return [process.wait(within(150)) for process in self.processes]
 
     def told(self, worker: int) -> str:
         return self.logs[worker].read_text()

@@ -14,9 +14,11 @@ import requests
 from ray.cluster_utils import Cluster
 
 from catdog.storage import Bucket
+from infra import ray_node
 from job.node import leave
 from job.tf_config import free_port
 from tests.integration.processes import Process
+from tests.pace import within
 
 DRIVER = """
 import sys
@@ -33,6 +35,7 @@ class Nodes:
     """A cluster whose head has no CPU for workers, and whose other nodes have two each."""
 
     def __init__(self) -> None:
+        ray_node.wait_longer()
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         self.nodes: list[Any] = []
 
@@ -64,7 +67,7 @@ class Nodes:
     def leave(self, node: Any) -> None:
         """As a pod ends that Kubernetes takes away: what trains there is asked to go first, and goes."""
         raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        assert leave(raylet, within=60)
+        assert leave(raylet, within=within(60))
         self.kill(node)
 
     def replace(self) -> None:
@@ -77,7 +80,7 @@ class Nodes:
         told = ""
         for node in self.cluster.list_all_nodes():
             with contextlib.suppress(requests.ConnectionError):  # what tells it starts later than the node
-                told += requests.get(f"http://127.0.0.1:{node.metrics_export_port}/metrics", timeout=10).text
+                told += requests.get(f"http://127.0.0.1:{node.metrics_export_port}/metrics", timeout=within(10)).text
         return told
 
     def processes(self, title: str) -> list[psutil.Process]:
@@ -125,7 +128,7 @@ class Autoscaled:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(processes, timeout=10)
+        psutil.wait_procs(processes, timeout=within(10))
 
     def nodes(self) -> int:
         """Nodes for workers that there are now."""

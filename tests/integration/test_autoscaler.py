@@ -8,6 +8,7 @@ import pytest
 from catdog.storage import Bucket, open_bucket
 from tests.integration.processes import assert_close, past
 from tests.integration.ray_nodes import Autoscaled, Job
+from tests.pace import within
 
 
 @pytest.mark.slow
@@ -24,7 +25,7 @@ def test_hosts_come_for_the_most_workers_and_go_when_the_run_is_done(
         told = job.finish()
         assert "starting again (" not in told
         assert_close(run, undisturbed)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + within(120)
         while cluster.nodes():
             assert time.monotonic() < deadline, f"{cluster.nodes()} hosts are still there"
             time.sleep(1)

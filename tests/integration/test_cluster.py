@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.integration.local_cluster import LocalCluster, lines_until, rest
+from tests.pace import within
 
 
 def refused(cluster: LocalCluster, *arguments: str) -> str:
@@ -91,10 +92,10 @@ def test_another_ray_on_the_machine_is_left_alone(cluster: LocalCluster, tmp_pat
 def test_a_cluster_that_was_killed_is_started_anew_and_half_a_one_is_told(cluster: LocalCluster) -> None:
     (head, _), (node, _) = json.loads((cluster.folder / "cluster.json").read_text())["nodes"]
     os.kill(node, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(node)], timeout=10)
+    psutil.wait_procs([psutil.Process(node)], timeout=within(10))
     assert "of the cluster's 2 nodes 1 is left" in refused(cluster, "up")
     os.kill(head, signal.SIGKILL)
-    psutil.wait_procs(processes(cluster.folder), timeout=20)
+    psutil.wait_procs(processes(cluster.folder), timeout=within(20))
     assert processes(cluster.folder) == []
     address = cluster.environment["RAY_API_SERVER_ADDRESS"]
     cluster.up()

@@ -21,6 +21,7 @@ from catdog.data.prepare import prepare
 from catdog.data.shards import load_manifest
 from catdog.data.verify import verify
 from catdog.storage import Bucket, Unavailable, open_bucket
+from tests.pace import within
 
 PROGRAM = [sys.executable, "-m", "infra.bucket"]
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ class Server:
     def stop(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
         try:
-            self.process.communicate(timeout=10)
+            self.process.communicate(timeout=within(10))
         finally:
             self.process.kill()
         return self.process.returncode
@@ -62,14 +63,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def data(server: Server, small_data: Bucket) -> Bucket:
-    bucket = open_bucket("gs://catdog/data/small", patience=5)
+    bucket = open_bucket("gs://catdog/data/small", patience=within(5))
     prepare(load_manifest(small_data).source, bucket, PrepareOptions(side=64, shards=4))
     return bucket
 
 
 def ended(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The program run to its end."""
-    return subprocess.run([*PROGRAM, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(
+        [*PROGRAM, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=within(30), check=False
+    )
 
 
 def test_a_data_set_in_the_bucket_is_the_one_in_a_folder(data: Bucket, small_data: Bucket) -> None:
@@ -81,7 +84,10 @@ def test_a_data_set_in_the_bucket_is_the_one_in_a_folder(data: Bucket, small_dat
 @pytest.fixture(scope="module")
 def twins(server: Server, undisturbed: Bucket, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bucket, Bucket]:
     """The same finished run in a folder and in the bucket."""
-    twins = open_bucket(str(tmp_path_factory.mktemp("twin") / "run")), open_bucket("gs://catdog/twin/run", patience=5)
+    twins = (
+        open_bucket(str(tmp_path_factory.mktemp("twin") / "run")),
+        open_bucket("gs://catdog/twin/run", patience=within(5)),
+    )
     for name in ("recipe.toml", "model.keras", "metrics.jsonl", "evaluation/test/metrics.json"):
         for twin in twins:
             twin.write(name, undisturbed.read(name))
@@ -125,7 +131,7 @@ def test_a_fault_in_a_shard_in_the_bucket_is_named(data: Bucket) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 300_000, 9 << 20], ids=["empty", "a byte", "in one part", "as a session"])
 def test_an_object_of_any_size_is_written_listed_read_replaced_and_deleted(server: Server, size: int) -> None:
-    bucket = open_bucket("gs://catdog/some/prefix", patience=5)
+    bucket = open_bucket("gs://catdog/some/prefix", patience=within(5))
     content = os.urandom(size)
     for written in (content, b"\r\n--", content):
         bucket.write("ünï/with space.bin", written)

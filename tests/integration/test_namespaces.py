@@ -14,6 +14,7 @@ import pytest
 
 from catdog.storage import Bucket, open_bucket
 from tests.integration.processes import Process, assert_close, past
+from tests.pace import within
 
 HEAD, OTHER = "10.231.7.1", "10.231.7.2"
 LINK = "eth0"
@@ -107,7 +108,7 @@ def cluster(hosts: tuple[Host, Host], tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def _wait(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + within(60)
     while not reached():
         assert time.monotonic() < deadline
         time.sleep(0.2)

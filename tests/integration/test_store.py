@@ -24,6 +24,7 @@ from catdog.training import trainer
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.trainer import train
 from tests.integration.processes import STEPS, Process, assert_same, past
+from tests.pace import within
 from tests.stand_ins.fake_store import FakeStore, Fault
 
 
@@ -45,7 +46,11 @@ def recipe_file(small_recipe: Path, tmp_path: Path) -> Path:
     """The small recipe on the store's data, with a cache of its own."""
     recipe = override(
         load_recipe(small_recipe),
-        [("data.uri", "gs://bucket/data"), ("cache.folder", str(tmp_path / "cache")), ("storage.patience", "20")],
+        [
+            ("data.uri", "gs://bucket/data"),
+            ("cache.folder", str(tmp_path / "cache")),
+            ("storage.patience", str(within(20))),
+        ],
     )
     path = tmp_path / "recipe.toml"
     path.write_text(to_toml(recipe))
@@ -63,9 +68,9 @@ IN_STATES = [
         ("reset", 0),
         ("lost_reply", 0),
         ("unread", 0),
-        ("unread", 30),
+        ("unread", within(30)),
         ("flip_sent", 0),
-        ("stall", 30),
+        ("stall", within(30)),
         ("trickle", 0.2),
         ("truncate", 0),
         ("no_hash", 0),
@@ -79,7 +84,7 @@ BURSTS = [
     Fault("download", "flip", name="train-", at=5000, only_ranges=True),
     Fault("download", "flip", name="train-", at=100),
     Fault("download", "truncate", name="val-", at=500, times=2),
-    Fault("download", "stall", name="val-", at=500, seconds=30),
+    Fault("download", "stall", name="val-", at=500, seconds=within(30)),
     Fault("download", "trickle", name="val-", seconds=0.2),
     Fault("download", "short", name="test-", at=500, times=2),
     Fault("download", "no_hash", name="train-", times=None),
@@ -88,7 +93,7 @@ BURSTS = [
     *(fault for hit in IN_STATES for fault in (hit, Fault("upload", "none", name="state.npz", times=3))),
     Fault("upload", "lost_reply", name="COMMITTED.json", times=3, after=1),
     Fault("upload", "truncate", name="COMMITTED.json", at=20),
-    Fault("upload", "stall", name="COMMITTED.json", seconds=30, after=2),
+    Fault("upload", "stall", name="COMMITTED.json", seconds=within(30), after=2),
     Fault("upload", "flip_sent", name="COMMITTED.json", at=20, after=1),
     Fault("upload", "reset", name="model.keras"),
     Fault("delete", "lost_reply", times=2),
@@ -116,7 +121,7 @@ def test_killed_in_an_upload_and_started_again_it_ends_as_one_in_a_folder(
 
     for name in ("step-00000009/state.npz", "step-00000018/COMMITTED.json"):
         # The bytes have arrived and the answer has not when the process is killed.
-        store.faults.add(Fault("upload", "stall", name=name, seconds=60))
+        store.faults.add(Fault("upload", "stall", name=name, seconds=within(60)))
         process = Process(recipe_file, run)
         assert process.stop_when(lambda _, name=name: uploads(name, 1), signal.SIGKILL) == -signal.SIGKILL
     log = Process(recipe_file, run).finish()
@@ -131,7 +136,7 @@ def test_a_second_job_on_the_same_run_is_refused_while_the_first_is_alive(
     first = Process(recipe_file, run)
     first.wait_until(past(2))
     second = Process(recipe_file, run)
-    assert second.process.wait(120) == 2, second.log.read_text()
+    assert second.process.wait(within(120)) == 2, second.log.read_text()
     assert f"{run.uri}: is being trained by process {first.process.pid}" in second.log.read_text()
     first.finish()
     assert_same(run, undisturbed)
@@ -165,8 +170,8 @@ def test_a_run_that_waits_for_shards_stops_at_once_when_it_is_told_to(
         process.wait_until(lambda _, split=split: store.count("download", f"{split}-00000") > 2)
         began = time.monotonic()
         process.process.send_signal(signal.SIGTERM)
-        assert process.process.wait(60) == 128 + signal.SIGTERM, process.log.read_text()
-        assert time.monotonic() - began < 10
+        assert process.process.wait(within(60)) == 128 + signal.SIGTERM, process.log.read_text()
+        assert time.monotonic() - began < within(10)
         assert f"stopped by SIGTERM at step {step}, which is committed" in process.log.read_text()
         store.faults.clear()
     assert "going on from step 10" in Process(recipe_file, run).finish()
@@ -183,7 +188,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once_while_the_store_is_away(
     process.process.send_signal(signal.SIGINT)
     process.wait_until(lambda log: "SIGINT: saving step" in log)
     process.process.send_signal(signal.SIGINT)
-    assert process.process.wait(10) == 128 + signal.SIGINT
+    assert process.process.wait(within(10)) == 128 + signal.SIGINT
     store.down = False
     assert "going on from step" in Process(recipe_file, run).finish()
     assert_same(run, undisturbed)
@@ -195,7 +200,7 @@ def test_stopped_while_a_phase_waits_for_its_first_shards_it_goes_on_from_the_st
     late, commit = threading.Event(), Checkpoints._commit
 
     def slow_commit(self, snapshot):
-        assert snapshot.position.step < 18 or late.wait(30)
+        assert snapshot.position.step < 18 or late.wait(within(30))
         commit(self, snapshot)
 
     class StoppedPhase(trainer._Phase):
@@ -238,7 +243,7 @@ def test_a_closed_cache_gives_up_what_it_fetches_from_a_store_that_is_away(
             time.sleep(0.01)
     began = time.monotonic()
     while any(thread.name.startswith(("fetcher", "range")) for thread in threading.enumerate()):
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < within(15)
         time.sleep(0.1)
 
 
@@ -249,8 +254,8 @@ def test_past_its_patience_a_run_stops_with_all_that_was_committed_and_goes_on_l
     process.wait_until(lambda _: store.count("upload", r"step-00000012/COMMITTED\.json") > 0)
     store.down = True
     began = time.monotonic()
-    assert process.process.wait(60) == 1, process.log.read_text()
-    assert time.monotonic() - began < 30
+    assert process.process.wait(within(60)) == 1, process.log.read_text()
+    assert time.monotonic() - began < within(30)
     *shown, told = process.log.read_text().splitlines()
     assert re.fullmatch(r"catdog: failed: gs://bucket/runs/small/\S+: could not be reached to \w+ it for 2 s: .+", told)
     assert all(line.startswith(("step ", "40 steps")) for line in shown)

@@ -16,6 +16,7 @@ from catdog.storage import Bucket, open_bucket
 from catdog.training.worker_group import make_group
 from tests.integration.processes import Process, TfConfigGroup, assert_close
 from tests.integration.recording import canonical, recorded
+from tests.pace import within
 
 WORKER = """
 import sys
@@ -40,7 +41,7 @@ class Workers(TfConfigGroup):
 
     def wait_for(self, text: str) -> None:
         """Until the first worker has printed it."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + within(120)
         while text not in self.told(0):
             assert all(process.poll() is None for process in self.processes), self.told(0) + self.told(1)
             assert time.monotonic() < deadline, self.told(0) + self.told(1)

@@ -23,6 +23,8 @@ from google.auth.exceptions import InvalidOperation
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
 
+from tests.pace import within
+
 NAMES = ["a", "b/c.json", "with space/and more+&=?#.txt", "100%/%2F", "ünï/コード/😀.png"]
 CONTENT = random.Random(0).randbytes(300_000)
 MIB = 1 << 20
@@ -60,30 +62,30 @@ def blob(store: FakeStore, bucket: storage.Bucket) -> storage.Blob:
 
 def connect(store: FakeStore) -> socket.socket:
     """A connection of our own, for what the client would not do."""
-    return socket.create_connection(("127.0.0.1", int(store.host.rpartition(":")[2])), timeout=5)
+    return socket.create_connection(("127.0.0.1", int(store.host.rpartition(":")[2])), timeout=within(5))
 
 
 def fetch(blob: storage.Blob, **options: object) -> bytes:
-    return blob.download_as_bytes(**{"retry": None, "timeout": 5, **options})
+    return blob.download_as_bytes(**{"retry": None, "timeout": within(5), **options})
 
 
 def fetch_part(blob: storage.Blob, error: type[Exception], **options: object) -> bytes:
     """What arrived before the download failed with this error."""
     file = io.BytesIO()
     with pytest.raises(error):
-        blob.download_to_file(file, **{"retry": None, "timeout": 5, **options})
+        blob.download_to_file(file, **{"retry": None, "timeout": within(5), **options})
     return file.getvalue()
 
 
 def upload(blob: storage.Blob, content: bytes, generation: int | None = None) -> None:
     """A multipart upload: one request."""
-    blob.upload_from_string(content, retry=None, if_generation_match=generation, timeout=5)
+    blob.upload_from_string(content, retry=None, if_generation_match=generation, timeout=within(5))
 
 
 def upload_in_chunks(blob: storage.Blob, content: bytes, generation: int | None = None) -> None:
     """A resumable upload: one request to start it, and one for each MiB."""
     blob.chunk_size = MIB
-    blob.upload_from_file(io.BytesIO(content), retry=None, if_generation_match=generation, timeout=5)
+    blob.upload_from_file(io.BytesIO(content), retry=None, if_generation_match=generation, timeout=within(5))
 
 
 # What a store that behaves does.
@@ -109,7 +111,7 @@ def test_metadata_describe_the_object(store, bucket):
     assert (blob.name, blob.size, blob.generation) == ("a/b", 7, generation)
     assert base64.b64decode(blob.crc32c) == google_crc32c.Checksum(b"content").digest()
     assert base64.b64decode(blob.md5_hash) == hashlib.md5(b"content").digest()
-    assert abs(datetime.now(UTC) - blob.updated) < timedelta(seconds=10)
+    assert abs(datetime.now(UTC) - blob.updated) < timedelta(seconds=within(10))
     assert fetch(blob) == b"content"  # by the URL that the metadata name
     assert bucket.get_blob("absent", retry=None) is None
 
@@ -414,10 +416,10 @@ def test_what_was_flipped_on_its_way_is_refused_and_not_stored(store, bucket, wr
 
 
 def test_an_upload_that_is_not_read_to_its_end_is_reset_and_stores_nothing(store, bucket):
-    store.faults.add(Fault("upload", "unread", at=100_000), Fault("upload", "unread", at=100_000, seconds=60))
+    store.faults.add(Fault("upload", "unread", at=100_000), Fault("upload", "unread", at=100_000, seconds=within(60)))
     for told in ("reset by peer|Broken pipe", "timed out"):
         with pytest.raises(requests.exceptions.RequestException, match=told):
-            bucket.blob("x").upload_from_string(CONTENT, retry=None, timeout=0.3)
+            bucket.blob("x").upload_from_string(CONTENT, retry=None, timeout=within(0.3))
     assert store.names("bucket") == [] and store.count("upload", "x") == 2
 
 
@@ -429,10 +431,10 @@ def test_lost_reply_deletes_the_object(store, blob):
 
 
 def test_stall_until_the_client_gives_up(store, blob):
-    store.faults.add(Fault("download", "stall", at=100_000, seconds=60, times=2))
+    store.faults.add(Fault("download", "stall", at=100_000, seconds=within(60), times=2))
     with pytest.raises(requests.exceptions.ConnectionError, match="Read timed out"):
-        fetch(blob, timeout=0.2)
-    part = fetch_part(blob, requests.exceptions.ConnectionError, timeout=0.2)
+        fetch(blob, timeout=within(0.2))
+    part = fetch_part(blob, requests.exceptions.ConnectionError, timeout=within(0.2))
     assert part == CONTENT[: 100_000 - 100_000 % 8192]
 
 
@@ -444,10 +446,10 @@ def test_stall_ends_with_a_closed_connection(store, blob):
 
 def test_trickle_outlasts_every_read_timeout(store, bucket):
     store.put("bucket", "x", b"0123456789")
-    store.faults.add(Fault("download", "trickle", seconds=0.05))
+    store.faults.add(Fault("download", "trickle", seconds=within(0.05)))
     start = time.monotonic()
-    assert fetch(bucket.blob("x"), timeout=0.3) == b"0123456789"
-    assert time.monotonic() - start > 0.4
+    assert fetch(bucket.blob("x"), timeout=within(0.3)) == b"0123456789"
+    assert time.monotonic() - start > within(0.4)
 
 
 def test_truncate_is_seen_by_the_length(store, blob):
@@ -564,7 +566,7 @@ def test_down_resets_every_connection(store, bucket, blob):
             time.sleep(0.01)
         store.down = True
         with pytest.raises(requests.exceptions.RequestException, match="Connection reset by peer"):
-            running.result(timeout=2)
+            running.result(timeout=within(2))
     for call in (lambda: fetch(blob), lambda: blob.reload(retry=None), lambda: upload(bucket.blob("new"), b"content")):
         with pytest.raises(requests.exceptions.ConnectionError):
             call()
@@ -585,23 +587,23 @@ def test_down_resets_a_connection_that_waits_for_its_next_request(store):
 
 
 def test_the_upload_rate_holds_for_each_upload(store, bucket):
-    store.upload_rate = 1_000_000
+    store.upload_rate = 1_000_000 / within(1)
     start = time.monotonic()
     upload(bucket.blob("new"), CONTENT)
-    assert len(CONTENT) / 1_000_000 < time.monotonic() - start < 1
+    assert within(len(CONTENT) / 1_000_000) < time.monotonic() - start < within(1)
     assert store.get("bucket", "new") == CONTENT
 
 
 def test_the_rate_holds_for_each_download(store, blob):
-    store.rate = 1_000_000
+    store.rate = 1_000_000 / within(1)
     start = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda _: fetch(blob.bucket.blob("blob")), range(4))) == [CONTENT] * 4
-    assert 0.25 < time.monotonic() - start < 1.1  # one after the other they would take 1.2 seconds
-    store.rate = 30_000
+    assert within(0.25) < time.monotonic() - start < within(1.1)  # one after the other they would take 1.2 seconds
+    store.rate = 30_000 / within(1)
     start = time.monotonic()
     upload(blob.bucket.blob("new"), CONTENT)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < within(5)
 
 
 def test_latency_comes_before_each_response(store, blob):
@@ -610,9 +612,9 @@ def test_latency_comes_before_each_response(store, blob):
     blob.reload(retry=None)
     assert fetch(blob) == CONTENT
     assert time.monotonic() - start > 0.2
-    store.latency = 0.5
+    store.latency = within(0.5)
     with pytest.raises(requests.exceptions.ReadTimeout):
-        fetch(blob, timeout=0.2)
+        fetch(blob, timeout=within(0.2))
 
 
 @pytest.mark.parametrize("hung", ["stall", "trickle", "rate", "latency", "unread", "idle", "half a request"])
@@ -622,14 +624,14 @@ def test_the_store_ends_at_once_with_whatever_hangs_on_it(hung):
         store.put("bucket", "x", bytes(20 * MIB if hung == "unread" else MIB))
         store.rate, store.latency = 1000 if hung == "rate" else None, 60 if hung == "latency" else 0
         if hung in ("stall", "trickle"):
-            store.faults.add(Fault("download", hung, at=10, seconds=60))
+            store.faults.add(Fault("download", hung, at=10, seconds=within(60)))
         lines = "GET /download/storage/v1/b/bucket/o/x?alt=media HTTP/1.1\r\n", "Content-Length: 5\r\n", "\r\n"
         sent.sendall("".join({"idle": (), "half a request": lines}.get(hung, (lines[0], lines[2]))).encode())
         time.sleep(0.1)
         start = time.monotonic()
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < within(2)
     with pytest.raises(ConnectionRefusedError):
         connect(store)
     while threading.active_count() > threads:
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < within(5)
         time.sleep(0.01)

@@ -13,6 +13,7 @@ from catdog.errors import RunError
 from catdog.runs.folder import Position, read_commit
 from catdog.storage import Bucket, Folder, Stat, open_bucket
 from catdog.training.checkpoint import Checkpoints
+from tests.pace import within
 
 
 def position(step: int, best: int | None = None) -> Position:
@@ -97,13 +98,13 @@ def test_while_the_store_does_not_answer_the_newest_and_the_best_are_kept_to_be_
 def test_while_the_store_does_not_answer_only_the_first_save_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("catdog.training.checkpoint.PATIENCE", 0.5)
+    monkeypatch.setattr("catdog.training.checkpoint.PATIENCE", within(0.5))
     GO.clear()
     checkpoints = Checkpoints(Stuck(str(tmp_path)), keep=9)
     began = time.monotonic()
     for step in range(1, 30):
         checkpoints.save(position(step), arrays(step), {})
-    assert 0.5 < time.monotonic() - began < 2
+    assert within(0.5) < time.monotonic() - began < within(2)
     GO.set()
     checkpoints.wait()
     assert checkpoints.steps() == [1, 29]

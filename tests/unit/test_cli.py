@@ -18,6 +18,7 @@ from catdog import cli
 from catdog.data.shards import load_manifest
 from catdog.recipe import VERSION_KEY, Data, Recipe, to_toml
 from catdog.storage import open_bucket
+from tests.pace import within
 
 SIDE = 32
 QUICKSTART = str(Path(__file__).parents[2] / "job" / "recipes" / "quickstart.toml")
@@ -368,7 +369,7 @@ def test_help_is_quick_for_it_leaves_tensorflow_alone():
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 10  # under a second where nothing else runs
+    assert time.monotonic() - began < within(10)  # under a second where nothing else runs
     assert all(name in done.stdout for name in cli.COMMANDS) and done.stderr == ""
 
 

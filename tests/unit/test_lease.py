@@ -15,6 +15,7 @@ from catdog.errors import CallerError, RunError
 from catdog.runs import lease
 from catdog.runs.lease import LEASE, hold
 from catdog.storage import Bucket, Changed, Folder, Stat, Unavailable, open_bucket
+from tests.pace import within
 from tests.stand_ins.fake_store import FakeStore, Fault
 
 HOLDER = """
@@ -29,7 +30,7 @@ with hold(open_bucket(sys.argv[1]), print):
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "SECONDS", 0.6)
+    monkeypatch.setattr(lease, "SECONDS", within(0.6))
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_a_lease_from_another_machine_is_taken_once_it_has_run_out(run: Bucket) 
 def test_a_holder_that_was_taken_over_is_told_and_leaves_the_lease_alone(run: Bucket) -> None:
     with hold(run, ignore) as held:
         run.write(LEASE, TAKEN)
-        held._thread.join(10)
+        held._thread.join(within(10))
         for ask in (held.check, held.require):
             with pytest.raises(RunError, match="process 7 on elsewhere has taken this run over"):
                 ask()
@@ -116,13 +117,13 @@ def test_of_two_that_find_a_run_free_one_gets_it_and_the_other_is_told(
 
     def together(self: Bucket, name: str, content: bytes, expected: Stat | None) -> Stat:
         if expected is None:
-            both_want.wait(10)
+            both_want.wait(within(10))
         return swap(self, name, content, expected)
 
     def want() -> str:
         try:
             with hold(run, ignore) as held:
-                assert one_is_refused.wait(10)
+                assert one_is_refused.wait(within(10))
                 held.require()
                 return "held"
         except CallerError as error:
@@ -150,7 +151,7 @@ def test_a_lease_whose_taking_and_renewals_lose_their_replies_is_held_on(store: 
 def test_a_lease_that_was_long_in_the_taking_is_not_relied_on_before_it_is_renewed(
     store: FakeStore, stored: Bucket
 ) -> None:
-    store.faults.add(Fault("upload", "stall", seconds=30))
+    store.faults.add(Fault("upload", "stall", seconds=within(30)))
     with hold(stored, ignore) as held:
         stored.write(LEASE, TAKEN)  # as another may: since it was written, it has run out
         with pytest.raises(RunError, match="process 7 on elsewhere has taken this run over"):
@@ -171,7 +172,7 @@ def test_after_the_store_was_away_a_lease_is_held_on_unless_another_has_taken_it
             store.put("bucket", f"run/{LEASE}", TAKEN)
         store.down = False
         with pytest.raises(RunError, match="process 7 on elsewhere") if taken else contextlib.nullcontext():
-            asked.result(10)
+            asked.result(within(10))
     assert (stored.read(LEASE) == TAKEN) == taken
 
 
@@ -179,7 +180,7 @@ class Flaky(Folder):
     """A store that can be away."""
 
     def swap(self, name: str, content: bytes, expected: Stat | None) -> Stat:
-        assert AWAY.wait(20)
+        assert AWAY.wait(within(20))
         return super().swap(name, content, expected)
 
 
@@ -197,7 +198,7 @@ def test_nothing_is_allowed_while_it_is_not_sure_that_the_lease_is_held(folder: 
         asked.join(0.3)
         assert asked.is_alive()
         AWAY.set()
-        asked.join(10)
+        asked.join(within(10))
         assert not asked.is_alive()
         held.check()
 
@@ -251,7 +252,7 @@ def test_a_renewal_that_fails_is_tried_again_until_the_lease_has_run_out(folder:
         FULL.clear()
         held.require()
         FULL.set()
-        held._thread.join(10)
+        held._thread.join(within(10))
         with pytest.raises(RunError, match=r"could not be renewed: .*No space left"):
             held.require()
 
@@ -267,7 +268,7 @@ def test_a_lost_lease_is_told_even_if_the_new_holder_cannot_be_read(folder: Buck
 
     with hold(Unreadable(folder.uri), ignore) as held:
         FULL.set()
-        held._thread.join(10)
+        held._thread.join(within(10))
         with pytest.raises(RunError, match="another process has taken this run over"):
             held.check()
 

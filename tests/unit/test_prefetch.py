@@ -33,6 +33,7 @@ from catdog.data.cache import prefetch
 from catdog.data.cache.disk import DiskCache
 from catdog.data.order import Need
 from catdog.errors import CallerError, RunError
+from tests.pace import within
 
 
 def test_a_pass_starts_when_its_first_shard_is_there_not_when_all_are(tmp_path):
@@ -324,7 +325,7 @@ def test_space_that_others_hold_is_waited_for_not_for_ever(tmp_path):
     bucket = FakeBucket(shards)
     with (
         cached(bucket, tmp_path, 2 * SIZE) as one,
-        cached(bucket, tmp_path, 2 * SIZE, patience=0.3) as two,
+        cached(bucket, tmp_path, 2 * SIZE, patience=within(0.3)) as two,
         one.follow(shards, iter([Need(0, 0, 0), Need(1, 0, 0)])) as files,
         two.follow(shards, one_after_another(2)) as starved,
     ):
@@ -345,7 +346,7 @@ def test_what_a_pass_has_reached_is_held_even_while_all_fetchers_are_busy(tmp_pa
     bucket.gates = {1: (gate := threading.Event())}
     with (
         cached(bucket, tmp_path, 2 * SIZE, fetchers=1) as one,
-        cached(bucket, tmp_path, 2 * SIZE, patience=0.3) as impatient,
+        cached(bucket, tmp_path, 2 * SIZE, patience=within(0.3)) as impatient,
         cached(bucket, tmp_path, 2 * SIZE) as patient,
         one.follow(shards, one_after_another(0, 1)) as files,
         impatient.follow(shards, iter(())) as starved,
@@ -380,7 +381,7 @@ def test_a_fetch_of_others_that_does_not_move_is_waited_for_not_for_ever(tmp_pat
     stuck.gates = {0: threading.Event()}
     with (
         cached(stuck, tmp_path) as one,
-        cached(bucket, tmp_path, patience=0.3) as impatient,
+        cached(bucket, tmp_path, patience=within(0.3)) as impatient,
         cached(bucket, tmp_path) as patient,
         one.follow(shards, one_after_another(0)),
         impatient.follow(shards, iter(())) as starved,

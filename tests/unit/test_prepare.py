@@ -25,6 +25,7 @@ from catdog.data.tfrecord import write_records
 from catdog.data.verify import verify
 from catdog.errors import CallerError, RunError
 from catdog.storage import Bucket, open_bucket
+from tests.pace import within
 
 CATS, DOGS = 24, 16
 
@@ -427,7 +428,7 @@ def test_stopped_half_way_it_leaves_no_process_and_no_manifest(tmp_path: Path, s
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + within(60)
     while len(begun := children(process.pid)) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(1.0)
@@ -435,7 +436,7 @@ def test_stopped_half_way_it_leaves_no_process_and_no_manifest(tmp_path: Path, s
         os.killpg(process.pid, sign)  # as a terminal does
     else:
         process.send_signal(sign)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=within(60))[0]
     assert process.returncode == (130 if sign == signal.SIGINT else -sign)
     while any(alive(pid) for pid in begun) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -22,6 +22,7 @@ from catdog.runs.pull import Pulled, pull
 from catdog.storage import Bucket, Folder, GoogleBucket, Stat, open_bucket
 from catdog.storage.bucket import nobody
 from catdog.training.checkpoint import Checkpoints
+from tests.pace import within
 from tests.stand_ins.fake_store import FakeStore, Fault
 
 BESIDE = [
@@ -59,13 +60,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def source(place: str) -> Bucket:
-    return finished(open_bucket(place, patience=6))
+    return finished(open_bucket(place, patience=within(6)))
 
 
 @pytest.fixture
 def run(store: FakeStore) -> Bucket:
     """A finished run in the store that misbehaves."""
-    return finished(open_bucket("gs://bucket/runs/source", patience=6))
+    return finished(open_bucket("gs://bucket/runs/source", patience=within(6)))
 
 
 @pytest.fixture
@@ -205,9 +206,9 @@ PULL = "import sys; from catdog import cli; sys.exit(cli.run(['pull', *sys.argv[
 def test_a_pull_that_was_killed_leaves_whole_files_and_the_next_one_brings_the_rest(
     store: FakeStore, run: Bucket, folder: Folder
 ) -> None:
-    store.rate = 40_000  # the model takes 5 s, the state 6 s
+    store.rate = 40_000 / within(1)  # the model takes 5 s, the state 6 s
     with subprocess.Popen([sys.executable, "-c", PULL, run.uri, folder.uri]) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + within(60)
         while not {"metrics.jsonl", "report.html", "evaluation/test/roc.png"} <= set(folder.list()):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
@@ -286,24 +287,24 @@ def test_metrics_that_grow_in_a_folder_during_the_pull_come_as_they_are_then(tmp
 
 
 def test_when_a_file_fails_the_others_are_given_up(store: FakeStore, run: Bucket, folder: Folder) -> None:
-    store.rate = 10_000  # the model takes 20 s
+    store.rate = 10_000 / within(1)  # the model takes 20 s
     store.faults.add(Fault("download", "status", name="report", code=403, times=None))
     began = time.monotonic()
     with pytest.raises(CallerError, match=r"report\.html: this account may not read"):
         pull(run, folder, "best")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < within(5)
 
 
 def test_ctrl_c_ends_it_at_once(store: FakeStore, run: Bucket, folder: Folder) -> None:
-    store.rate = 10_000
+    store.rate = 10_000 / within(1)
     with subprocess.Popen([sys.executable, "-c", PULL, run.uri, folder.uri], stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + within(60)
         while "report.html" not in folder.list():
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
-        assert process.wait(30) == 130 and time.monotonic() - began < 5
+        assert process.wait(within(30)) == 130 and time.monotonic() - began < within(5)
         assert process.stderr is not None and process.stderr.read() == b"catdog: interrupted\n"
     assert not any(Path(folder.uri).rglob(".part-*"))
 

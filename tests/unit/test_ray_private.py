@@ -27,6 +27,7 @@ from job.ray_private.pieces import (
     check,
 )
 from job.submit import commands
+from tests.pace import within
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,4 +132,4 @@ from job import driver
 check(CLUSTER)
 assert "tensorflow" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=300, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=within(300), check=True)
