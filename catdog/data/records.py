@@ -1,7 +1,6 @@
 """The records of a split by their example: its shards' records one after another; with no TensorFlow."""
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -9,7 +8,8 @@ import numpy as np
 from catdog.data.cache import ShardCache, ShardFiles
 from catdog.data.order import Need, class_indices, first_examples
 from catdog.data.shards import Shard
-from catdog.data.tfrecord import record_index
+from catdog.data.tfrecord import checked_payload, record_index
+from catdog.storage import Changed
 
 
 class Records:
@@ -59,7 +59,8 @@ class Reader:
     def read(self, example: int) -> bytes:
         """The payload of one record, a serialized tf.train.Example.
 
-        Raises ValueError when the shard's file is broken or holds other than the manifest's number of records.
+        Raises ValueError when the shard's file is broken or holds other than the manifest's number of records, and
+        Changed when the record is not what was written or its file is another one than was pinned.
         """
         number = int(np.searchsorted(self._starts, example, side="right")) - 1
         shard = self._shards[number]
@@ -70,4 +71,8 @@ class Reader:
                     raise ValueError(f"{file.name}: {len(index)} records, the manifest says {shard.examples}")
                 self._indices[number] = index
             offset, length = self._indices[number][example - int(self._starts[number])].tolist()
-            return os.pread(file.fileno(), length, offset)
+            try:
+                return checked_payload(file, offset, length)
+            except ValueError as error:
+                record = example - int(self._starts[number])
+                raise Changed(f"{file.name}: record {record}: {error}; `catdog verify` reads all of them") from None

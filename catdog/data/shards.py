@@ -6,7 +6,7 @@ import re
 import typing
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from catdog.errors import CallerError, RunError, one_line
@@ -135,7 +135,7 @@ def _entry(table: Any, name: str, kind: type[T], where: str = "") -> T:
 
 
 def pinned(bucket: Bucket, shards: Sequence[Shard]) -> dict[str, Stat]:
-    """Each shard's size and checksum, as the manifest tells them, with its present generation, by name.
+    """Each shard's size and checksum, as the manifest tells them, with its present generation or times, by name.
 
     Raises RunError that names a shard which the store does not have as the manifest tells.
     """
@@ -147,4 +147,4 @@ def pinned(bucket: Bucket, shards: Sequence[Shard]) -> dict[str, Stat]:
                 f"{bucket.uri}/{shard.name}: crc32c {shard.crc32c} expected, {there.crc32c if there else 'nothing'} found;"
                 f" `catdog verify {bucket.uri}` tells more"
             )
-    return {shard.name: Stat(shard.bytes, shard.crc32c, found[shard.name].generation) for shard in shards}
+    return {shard.name: replace(found[shard.name], size=shard.bytes, crc32c=shard.crc32c) for shard in shards}

@@ -17,7 +17,7 @@ from typing import Protocol
 from catdog.data import drawn_pictures
 from catdog.data.example import Value, decode_example
 from catdog.data.shards import CLASSES
-from catdog.data.tfrecord import record_index
+from catdog.data.tfrecord import checked_payload, record_index
 from catdog.errors import CallerError
 
 MAX_BYTES = 200_000_000
@@ -105,8 +105,7 @@ class Record:
 
     def features(self) -> dict[str, Value]:
         with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            return decode_example(file.read(self.length))
+            return decode_example(checked_payload(file, self.offset, self.length))
 
     def read(self) -> bytes:
         content = self.features()["image"]
@@ -218,9 +217,13 @@ def _tfds(name: str) -> Opened:
         for path in train.filepaths:
             with open(path, "rb") as shard:
                 index = record_index(shard)
-            for offset, length in index.tolist():
+            for number, (offset, length) in enumerate(index.tolist()):
                 record = Record(Path(path), offset, length)
-                features = record.features()
+                try:
+                    features = record.features()
+                except ValueError as error:
+                    yield Item(f"{os.path.basename(path)} record {number}", None, None, str(error))
+                    continue
                 file, label = features["image/filename"], features["label"]
                 assert isinstance(file, bytes) and isinstance(label, int)
                 yield Item(file.decode(), labels[label], record)

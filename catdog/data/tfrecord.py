@@ -45,12 +45,14 @@ def record_index(file: BinaryIO) -> np.ndarray:
 
 
 def checked_payload(file: BinaryIO, offset: int, length: int) -> bytes:
-    """The payload that the index places at `offset`; raises ValueError when a checksum of its frame does not match."""
-    file.seek(offset - HEADER)
-    frame = file.read(HEADER + length + FOOTER)
+    """The payload that the index places at `offset`; raises ValueError unless its frame and its checksums are right.
+
+    The file's position is neither used nor moved.
+    """
+    frame = os.pread(file.fileno(), HEADER + length + FOOTER, offset - HEADER)
     payload = frame[HEADER:-FOOTER]
-    written = frame[_LENGTH.size : HEADER], frame[-FOOTER:]
-    if written != (_masked_crc32c(frame[: _LENGTH.size]), _masked_crc32c(payload)):
+    expected = _LENGTH.pack(length)
+    if (frame[:HEADER], frame[-FOOTER:]) != (expected + _masked_crc32c(expected), _masked_crc32c(payload)):
         raise ValueError("its checksum does not match its bytes")
     return payload
 

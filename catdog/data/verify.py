@@ -13,7 +13,7 @@ from catdog.data.process_pool import process_pool
 from catdog.data.shards import CLASSES, MANIFEST, SKIPPED, SPLITS, Manifest, Shard, load_manifest
 from catdog.data.tfrecord import checked_payload, record_index
 from catdog.errors import CallerError, one_line
-from catdog.storage import Bucket, crc32c
+from catdog.storage import Bucket, Changed, crc32c
 
 _KEYS = {
     "image/encoded": bytes,
@@ -30,12 +30,13 @@ def verify(bucket: Bucket) -> tuple[Manifest | None, list[str]]:
     """The manifest, or None if it cannot be read, and what is wrong with the data set, one line a fault that names
     shard and record.
 
-    Raises CallerError where there is no data set.
+    Raises CallerError where there is no data set, and Changed when it is written anew meanwhile.
     """
+    times, content = bucket.times(MANIFEST), bucket.find(MANIFEST)
     try:
         manifest = load_manifest(bucket)
     except CallerError as error:
-        if not bucket.exists(MANIFEST):
+        if content is None:
             raise
         return None, [str(error)]
     with process_pool() as pool:
@@ -43,7 +44,9 @@ def verify(bucket: Bucket) -> tuple[Manifest | None, list[str]]:
         faults = [fault for found in pool.map(shard_faults, buckets, manifest.shards) for fault in found]
     named = {shard.name for shard in manifest.shards} | {MANIFEST, SKIPPED}
     faults += [f"{name}: the manifest does not name it" for name in bucket.list() if name not in named]
-    return manifest, [*_manifest_faults(bucket.read(MANIFEST), manifest), *faults]
+    if content is None or bucket.times(MANIFEST) != times:
+        raise Changed(f"{bucket.uri}/{MANIFEST}: the data set was written anew while it was read; verify it again")
+    return manifest, [*_manifest_faults(content, manifest), *faults]
 
 
 def shard_faults(bucket: Bucket, shard: Shard) -> list[str]:

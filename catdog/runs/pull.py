@@ -15,6 +15,7 @@ from catdog.errors import CallerError, RunError
 from catdog.recipe import Recipe, differences
 from catdog.runs.folder import (
     CHECKPOINTS,
+    COMMIT,
     METRICS,
     MODEL,
     RECIPE,
@@ -235,6 +236,8 @@ def _fetch(run: Bucket, folder: Folder, name: str, stat: Stat, tell: Tell) -> No
             now = run.stat(name)
             if now is None:
                 raise FileNotFoundError(f"{run.uri}/{name}") from None
+            if now != stat and name.endswith(f"/{COMMIT}"):
+                raise RunError(f"{run.uri}/{name}: was written anew while the run was pulled; pull again") from None
             if not left or now == stat or name.startswith(f"{CHECKPOINTS}/"):
                 raise
             stat = now

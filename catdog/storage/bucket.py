@@ -3,7 +3,7 @@
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import google_crc32c
@@ -33,6 +33,8 @@ class Stat:
     """CRC-32C of the bytes, 8 hexadecimal digits; empty where the store does not tell."""
     generation: int = 0
     """Which of the contents that the object has had; 0 where the store does not number them."""
+    written: tuple[int, int] | None = field(default=None, compare=False)
+    """When a file's bytes and when anything of it last changed, in ns since the epoch; None where it is in no folder."""
 
 
 def nobody(count: int) -> None:

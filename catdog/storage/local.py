@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from catdog.errors import CallerError, RunError
 from catdog.storage.bucket import Bucket, Changed, Stat, crc32c, nobody
@@ -37,7 +38,31 @@ class Folder(Bucket):
 
     def stat(self, name: str) -> Stat | None:
         path = self.local(name)
-        return Stat(path.stat().st_size, crc32c(path)) if path.is_file() else None
+        if not path.is_file():
+            return None
+        status = path.stat()  # before the bytes are read, so that what is written meanwhile shows
+        return Stat(status.st_size, crc32c(path), written=_written(status))
+
+    def open_pinned(self, name: str, stat: Stat) -> tuple[BinaryIO, Stat]:
+        """An object's file with the bytes that `stat` tells, open for reading, and what is known of it now.
+
+        The bytes are looked at only if the file's times are other than `stat` tells: it may have been touched, copied
+        or linked. Raises Changed when they are others, and when the file is gone.
+        """
+        while True:
+            with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as closing:
+                file = closing.enter_context(open(self.local(name), "rb"))
+                if _written(os.fstat(file.fileno())) == stat.written:
+                    closing.pop_all()
+                    return file, stat
+            if (found := self.stat(name)) is None:
+                raise _deleted(self.local(name))
+            if found.crc32c != stat.crc32c:
+                raise Changed(
+                    f"{self.local(name)}: was written anew while this process relied on it:"
+                    f" crc32c {stat.crc32c} expected, {found.crc32c} found"
+                )
+            stat = found
 
     def exists(self, name: str) -> bool:
         return self.local(name).is_file()
@@ -46,7 +71,7 @@ class Folder(Bucket):
         try:
             shutil.copyfile(self.local(name), path)
         except FileNotFoundError:
-            raise Changed(f"{self.local(name)}: was deleted by another process while this one relied on it") from None
+            raise _deleted(self.local(name)) from None
         tell(stat.size)
         if (found := crc32c(path)) != stat.crc32c:
             raise RunError(f"{self.local(name)}: crc32c {stat.crc32c} expected, {found} found")
@@ -126,6 +151,15 @@ class Folder(Bucket):
 
 def _changed(path: Path) -> Changed:
     return Changed(f"{path}: was written by another process")
+
+
+def _deleted(path: Path) -> Changed:
+    return Changed(f"{path}: was deleted by another process while this one relied on it")
+
+
+def _written(status: os.stat_result) -> tuple[int, int]:
+    """A file's times; no inode, for some network mounts number them anew each time that they look."""
+    return status.st_mtime_ns, status.st_ctime_ns
 
 
 def _hidden(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
@@ -41,7 +41,7 @@ class Checkpoints:
 
     A checkpoint is a folder with the state, and is valid only with its COMMITTED.json, written last, which names each
     file's size and crc32c. The newest `keep` stay, and what was the best one when each of them was taken; an older one
-    goes only after a newer is committed.
+    goes only after a newer is committed. A state is never written again, but a commit is when its step's position changes.
     `allowed` is called before anything is written or deleted, and raises when another process has the run.
     """
 
@@ -119,6 +119,16 @@ class Checkpoints:
         """Where the run stood at a committed checkpoint."""
         return read_commit(self._run, step).position
 
+    def let_best_say_so(self, step: int) -> None:
+        """Give the best checkpoint as of a committed step a commit that says that it is the best.
+
+        One that catdog 0.2.0 or earlier saved before its validation still names the best one before it.
+        """
+        now = self.position(step)
+        if now.best_step is not None and now.best_step in self.steps():
+            then = self.position(now.best_step)
+            self._commit_anew(replace(then, validated=then.step, best_loss=now.best_loss, best_step=then.step))
+
     def sweep(self) -> None:
         """Remove what killed saves left behind: everything without a commit."""
         self._run.sweep()
@@ -153,10 +163,12 @@ class Checkpoints:
         self._allowed()
         for name, content in snapshot.beside.items():
             self._run.write(name, content)
-        if snapshot.position.step in self.steps():
-            return  # what is committed is never written again: a validation that has come to it since can be repeated
         try:
-            self._commit(snapshot)
+            # A stop may have committed the step before its validation, which the resumed run has made up for.
+            if snapshot.position.step in self.steps():
+                self._commit_anew(snapshot.position)
+            else:
+                self._commit(snapshot)
         except (Changed, FileNotFoundError):  # a process that had lost the run came between, or swept ours away
             self._commit(snapshot)
         self.newest = snapshot.position.step
@@ -174,10 +186,21 @@ class Checkpoints:
         self._allowed()
         self._run.swap(commit_name(step), commit.to_json(), None)
 
+    def _commit_anew(self, position: Position) -> None:
+        """Let a committed step stand at another position, with the state that it has; raises Changed as `swap` does."""
+        name = commit_name(position.step)
+        there = self._run.stat(name)  # before the commit is read, or it could be a later one's
+        commit = read_commit(self._run, position.step)
+        if commit.position != position:
+            self._allowed()
+            self._run.swap(name, replace(commit, position=position).to_json(), there)
+
     def _retain(self) -> None:
         steps = self.steps()
         newest = steps[-self._keep :]
-        for step in set(steps) - {*newest, *(self.position(step).best_step for step in newest)}:
+        kept = {*newest, *(self.position(step).best_step for step in newest)}
+        # The last one first: a commit names no later step than its own, so what it names is there for as long as it is.
+        for step in sorted(set(steps) - kept, reverse=True):
             # The commit goes first, so that a kill in between leaves no checkpoint that looks whole.
             self._run.delete(commit_name(step))
             self._run.delete_all(checkpoint_folder(step))

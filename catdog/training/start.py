@@ -146,6 +146,8 @@ def _begin(
     lease.require()
     run.write(RECIPE, to_toml(recipe).encode())
     checkpoints.sweep()
+    if newest is not None:
+        checkpoints.let_best_say_so(newest)
     return recipe, newest
 
 

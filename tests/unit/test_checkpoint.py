@@ -227,12 +227,12 @@ def test_a_spoilt_file_is_refused_by_name(run: Bucket, spoil: str) -> None:
         checkpoints.restore(3)
 
 
-def test_saving_a_committed_step_again_leaves_it_as_it_is_and_brings_the_metrics(run: Bucket) -> None:
+def test_saving_a_committed_step_again_leaves_its_state_and_brings_its_position_and_the_metrics(run: Bucket) -> None:
     checkpoints = saved(run, [3])
     checkpoints.save(position(3, best=3), arrays(99), {"metrics.jsonl": b"more\n"})
     checkpoints.wait()
     where, what = checkpoints.restore(3)
-    assert where == position(3)
+    assert where == position(3, best=3)
     assert what["count"] == 3
     assert run.read("metrics.jsonl") == b"more\n"
 

@@ -15,7 +15,7 @@ from catdog.data.order import Need
 from catdog.data.shards import Shard
 from catdog.errors import CallerError
 from catdog.recipe import Cache
-from catdog.storage import Bucket, Stat
+from catdog.storage import Bucket, Folder, Stat
 
 __all__ = ["Closed", "ShardCache", "ShardFiles", "open_cache", "require_limit", "required_bytes"]
 
@@ -44,10 +44,10 @@ class ShardCache(Protocol):
 def open_cache(bucket: Bucket, pins: Mapping[str, Stat], settings: Cache) -> Iterator[ShardCache]:
     """The shards of a bucket, each as its pin tells; a folder's are read where they lie, others are fetched ahead.
 
-    Raises CallerError when the cache's folder can't be written.
+    A folder's shard without a pin is read as it is. Raises CallerError when the cache's folder can't be written.
     """
-    if bucket.local("") is not None:
-        yield _Folder(bucket)
+    if isinstance(bucket, Folder):
+        yield _InPlace(bucket, pins)
         return
     _let_open(len(pins))
     cache = FetchedShards(bucket, pins, settings, DiskCache(_made(settings), settings.max_bytes))
@@ -80,14 +80,15 @@ def _let_open(files: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-class _Folder:
+class _InPlace:
     """Shards that lie on this machine's disk already."""
 
-    def __init__(self, bucket: Bucket) -> None:
-        self._bucket = bucket
+    def __init__(self, folder: Folder, pins: Mapping[str, Stat]) -> None:
+        self._folder = folder
+        self._pins = dict(pins)
 
     @contextlib.contextmanager
-    def follow(self, shards: Sequence[Shard], needs: Iterator[Need]) -> Iterator["_Folder"]:
+    def follow(self, shards: Sequence[Shard], needs: Iterator[Need]) -> Iterator["_InPlace"]:
         yield self
 
     def close(self) -> None:
@@ -97,6 +98,7 @@ class _Folder:
         pass
 
     def open(self, shard: Shard) -> BinaryIO:
-        path = self._bucket.local(shard.name)
-        assert path is not None
-        return open(path, "rb")
+        if shard.name not in self._pins:
+            return open(self._folder.local(shard.name), "rb")
+        file, self._pins[shard.name] = self._folder.open_pinned(shard.name, self._pins[shard.name])
+        return file

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from catdog.data.cache import disk
-from catdog.data.cache.disk import DiskCache, hold, is_linked, mark_used, mark_wanted
+from catdog.data.cache.disk import DiskCache, hold, identity, is_linked, mark_used, mark_wanted
 from catdog.data.cache.lookahead import Lookahead
 from catdog.data.cache.required_size import require_limit
 from catdog.data.cache.shard_state import CachedShard, Failed, Fetching, Held, Idle, Seeking
@@ -78,16 +78,19 @@ class FetchedShards:
     def open(self, name: str) -> BinaryIO:
         """A shard's file; waits until it is there, which is bounded by a fetch and patience, and raises what failed."""
         shard = self._shards[name]
-        if shard.verified:
-            with contextlib.suppress(FileNotFoundError):
-                return open(shard.path, "rb")
+        if file := _opened(shard):
+            return file
         with self._changed:
             self._openers.append(shard)
             try:
                 if isinstance(shard.state, Failed) and shard.state.told:
                     shard.become(Idle())
                 self._settle()
-                while not isinstance(shard.state, Held):
+                while not (isinstance(shard.state, Held) and (file := _opened(shard))):
+                    if isinstance(shard.state, Held):  # its file was taken away
+                        shard.become(Idle())
+                        self._settle()
+                        continue
                     if self._closed:
                         raise Closed
                     if isinstance(shard.state, Failed):
@@ -95,7 +98,7 @@ class FetchedShards:
                         shard.become(Failed(error, told=True))
                         raise error
                     self._changed.wait()
-                return open(shard.path, "rb")
+                return file
             finally:
                 self._openers.remove(shard)
                 self._settle()
@@ -165,7 +168,7 @@ class FetchedShards:
                 self._rest_until = time.monotonic() + _REST
             else:
                 shard.become(Held(held))
-                shard.verified = True
+                shard.verified = identity(held)
             # What is wrong with another shard's file is raised again in the thread of a pass; this one has to go on.
             with contextlib.suppress(OSError):
                 self._settle()
@@ -262,20 +265,34 @@ def _adjust(shard: CachedShard, needed_now: bool, wanted: bool) -> None:
         mark_used(shard.path)
         shard.marked = False
     match shard.state:
-        case Held(file) if not needed_now or not is_linked(file):
+        case Held(file) if not (needed_now and is_linked(file) and identity(file) == shard.verified):
             shard.become(Idle())
         case Failed() if not wanted:
             shard.become(Idle())
     may_hold = needed_now and shard.marked and shard.verified and isinstance(shard.state, Idle | Failed)
     if may_hold and (held := hold(shard.path)):
-        shard.become(Held(held))
+        if identity(held) == shard.verified:
+            shard.become(Held(held))
+        else:
+            held.close()
+
+
+def _opened(shard: CachedShard) -> BinaryIO | None:
+    """A shard's file, open for reading; None unless it is there and is the one that was verified."""
+    with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as closing:
+        file = closing.enter_context(open(shard.path, "rb"))
+        if identity(file) == shard.verified:
+            closing.pop_all()
+            return file
+    return None
 
 
 def _is_whole(shard: CachedShard, held: BinaryIO) -> bool:
     """Whether a file that was found has the right bytes, and still is the shard's."""
-    size = os.fstat(held.fileno()).st_size
-    if not shard.verified and (size, crc32c(Path(shard.path))) != (shard.pin.size, shard.pin.crc32c):
-        return False
+    if identity(held) != shard.verified:
+        size = os.fstat(held.fileno()).st_size
+        if (size, crc32c(Path(shard.path))) != (shard.pin.size, shard.pin.crc32c):
+            return False
     return is_linked(held)
 
 

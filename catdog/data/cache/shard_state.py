@@ -56,8 +56,8 @@ class CachedShard:
     path: str
     """Where its file lies, once it is there."""
     state: Idle | Seeking | Fetching | Held | Failed = Idle()
-    verified: bool = False
-    """Whether its file was fetched, or found whole, at least once."""
+    verified: tuple[int, ...] = ()
+    """Which file was fetched, or found whole, last; empty before one was."""
     marked: bool = False
     """Whether its file, when last looked for, was there, and is marked as wanted."""
 
