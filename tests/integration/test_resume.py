@@ -1,15 +1,20 @@
 """Kill a run wherever it is, start it again, and it ends as the run that was never killed."""
 
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from catdog.data.shards import load_manifest
+from catdog.runs.folder import Position, read_commit
 from catdog.runs.pull import pull
 from catdog.storage import Bucket, Folder
 from catdog.training.checkpoint import Checkpoints
@@ -38,6 +43,53 @@ def test_killed_in_each_phase_in_a_save_and_in_evaluation_it_ends_the_same(
     assert f"going on from step {STEPS} of {STEPS}" in log
     assert " train " not in log
     assert_same(run, undisturbed)
+
+
+STOPPED = """
+import sys
+from catdog import cli
+from tests.integration.small_backbone import stopped_at
+stopped_at({step})
+sys.exit(cli.run(["train", *sys.argv[1:]]))
+"""
+"""A run that is asked to stop in a step."""
+
+
+def test_stopped_in_an_epochs_last_step_it_ends_with_the_commits_of_a_run_that_was_not(
+    small_recipe: Path, undisturbed: Bucket, tmp_path: Path
+) -> None:
+    run = Folder(str(tmp_path / "run"))
+
+    def position(bucket: Bucket, step: int) -> Position:
+        return replace(read_commit(bucket, step).position, recipe={})  # which tells where the run lies
+
+    for step in (20, STEPS):
+        process = Process(small_recipe, run, command=(sys.executable, "-c", STOPPED.format(step=step)))
+        assert process.process.wait(300) == 143, process.log.read_text()
+        assert position(run, step).validated == step - 10
+    Process(small_recipe, run).finish()
+    assert_same(run, undisturbed)
+    assert position(run, STEPS) == position(undisturbed, STEPS)
+    best = position(run, STEPS).best_step
+    pulled = pull(run, Folder(str(tmp_path / "pulled")), "best")
+    assert pulled.step == pulled.best == position(run, best).best_step == best
+
+
+@pytest.mark.parametrize("change", ["another", "flipped"])
+def test_a_shard_that_changes_during_the_run_ends_it_with_a_line_that_names_it(
+    small_recipe: Path, small_data: Bucket, tmp_path: Path, change: str
+) -> None:
+    data = Folder(str(shutil.copytree(small_data.uri, tmp_path / "data")))
+    run, names = Folder(str(tmp_path / "run")), [shard.name for shard in load_manifest(data).split("train")]
+    process = Process(small_recipe, run, "--data.uri", data.uri)
+    process.wait_until(past(2))
+    contents = [data.read(name) for name in names]
+    changed = [content[:-9] + bytes([content[-9] ^ 4]) + content[-8:] for content in contents]
+    for name, content in zip(names, changed if change == "flipped" else contents[::-1], strict=True):
+        data.write(name, content)
+    assert process.process.wait(120) == 1
+    told = process.log.read_text().splitlines()[-1]
+    assert re.match(rf"catdog: failed: {data.uri}/train-\S+\.tfrecord: was written anew while", told)
 
 
 def test_started_again_when_all_is_done_it_only_evaluates(small_recipe: Path, undisturbed: Bucket) -> None:

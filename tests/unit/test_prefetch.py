@@ -112,6 +112,38 @@ def test_who_waits_goes_before_what_is_fetched_ahead(tmp_path):
         assert bucket.begun[:2] == [0, 5]
 
 
+@pytest.mark.parametrize("spoil", ["replaced", "cut", "removed"])
+def test_an_entry_that_is_no_more_the_one_that_was_checked_is_fetched_anew(tmp_path, spoil):
+    shards = make_shards(2)
+    bucket, path = FakeBucket(shards), entry(tmp_path, shards[0])
+    with cached(bucket, tmp_path) as cache, cache.follow(shards, one_after_another(0, 0, 1)) as files:
+        files.reach(0)
+        assert_read(files, shards, 0)
+        if spoil == "replaced":
+            (tmp_path / "other").write_bytes(bytes(SIZE))
+            os.replace(tmp_path / "other", path)
+        elif spoil == "cut":
+            os.truncate(path, SIZE - 1)
+        else:
+            path.unlink()
+        assert_read(files, shards, 0)
+        files.reach(1)
+        assert_read(files, shards, 0)
+    assert bucket.begun.count(0) == 2
+
+
+def test_an_entry_that_another_process_has_fetched_again_is_read_as_it_is(tmp_path):
+    shards = make_shards(1)
+    bucket, path = FakeBucket(shards), entry(tmp_path, shards[0])
+    with cached(bucket, tmp_path) as cache, cache.follow(shards, one_after_another(0)) as files:
+        files.reach(0)
+        assert_read(files, shards, 0)
+        (tmp_path / "other").write_bytes(path.read_bytes())
+        os.replace(tmp_path / "other", path)
+        assert_read(files, shards, 0)
+    assert bucket.begun == [0]
+
+
 def test_a_shard_that_two_passes_want_is_fetched_once(tmp_path):
     shards = make_shards(4)
     bucket = FakeBucket(shards, delay=0.02)

@@ -1,18 +1,22 @@
 """The records of a split, read by their example."""
 
+import contextlib
 import itertools
 import os
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pictures import damaged
 
 from catdog.data.cache import open_cache
 from catdog.data.records import Records
-from catdog.data.shards import Shard
-from catdog.data.tfrecord import write_records
+from catdog.data.shards import Shard, pinned
+from catdog.data.tfrecord import record_index, write_records
 from catdog.recipe import Cache
-from catdog.storage import open_bucket
+from catdog.storage import Changed, crc32c, open_bucket
 
 SIZES = (3, 4, 0, 2)
 PAYLOADS = [f"record {example}".encode() * (example + 1) for example in range(sum(SIZES))]
@@ -63,3 +67,97 @@ def test_a_shard_that_is_broken_or_holds_too_little_is_an_error_that_names_the_f
         with pytest.raises(ValueError, match=r"cut\.tfrecord") as caught, records.reading() as reader:
             reader.read(0)
     assert records.failure is caught.value
+
+
+NAME = "train-00000-of-00001.tfrecord"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A shard in a folder, written long ago."""
+    path = tmp_path / "data" / NAME
+    path.parent.mkdir()
+    write_records(path, PAYLOADS[:4])
+    os.utime(path, (1e9, 1e9))
+    return path
+
+
+@contextlib.contextmanager
+def begun(path: Path) -> Iterator[Callable[[], list[bytes]]]:
+    """What reads all records of a shard, which was checked before."""
+    bucket, whole = open_bucket(str(path.parent)), Shard(NAME, "train", path.stat().st_size, crc32c(path), "0101")
+    with open_cache(bucket, pinned(bucket, [whole]), Cache()) as cache, Records([whole], cache).reading() as reader:
+        yield lambda: [reader.read(example) for example in range(4)]
+
+
+def by_name(path: Path, content: bytes) -> None:
+    new = path.with_suffix(".new")
+    new.write_bytes(content)
+    os.replace(new, path)
+
+
+def in_place(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("times_too", [False, True], ids=["", "and its time"])
+@pytest.mark.parametrize("rewrite", [by_name, in_place])
+@pytest.mark.parametrize("read_before", [False, True])
+def test_a_shard_that_is_replaced_by_one_of_right_checksums_is_told_by_its_name(
+    path: Path, rewrite: Callable[[Path, bytes], None], read_before: bool, times_too: bool, tmp_path: Path
+) -> None:
+    write_records(tmp_path / "other", [payload[::-1] for payload in PAYLOADS[:4]])  # as long, and as long each
+    with begun(path) as read:
+        if read_before:
+            assert read() == PAYLOADS[:4]
+        time.sleep(0.05)  # more than the grain of a file's times
+        rewrite(path, (tmp_path / "other").read_bytes())
+        if times_too:
+            os.utime(path, (1e9, 1e9))
+        with pytest.raises(
+            Changed, match=rf"{NAME}: was written anew .*: crc32c \w{{8}} expected, \w{{8}} found"
+        ) as told:
+            read()
+    assert "\n" not in str(told.value)
+
+
+def test_a_shard_that_is_deleted_is_told_by_its_name(path: Path) -> None:
+    with begun(path) as read:
+        path.unlink()
+        with pytest.raises(Changed, match=rf"{NAME}: was deleted"):
+            read()
+
+
+@pytest.mark.parametrize(
+    "touch",
+    [
+        lambda path: path.touch(),
+        lambda path: path.chmod(0o600),
+        lambda path: os.link(path, path.with_suffix(".link")),
+        lambda path: by_name(path, path.read_bytes()),
+        lambda path: in_place(path, path.read_bytes()),
+        lambda path: shutil.move(shutil.copy(path, path.with_suffix(".copy")), path),
+    ],
+    ids=["touched", "mode", "linked", "replaced", "rewritten", "moved"],
+)
+def test_a_shard_whose_file_changes_but_not_its_bytes_is_read_on(path: Path, touch: Callable[[Path], object]) -> None:
+    with begun(path) as read:
+        for _ in range(2):
+            touch(path)
+            path.with_suffix(".link").unlink(missing_ok=True)
+            assert read() == PAYLOADS[:4]
+
+
+@pytest.mark.parametrize("place", ["length", "its checksum", "payload", "its checksum too"])
+def test_a_bit_that_flips_on_the_disk_is_told_with_shard_and_record(path: Path, place: str) -> None:
+    """As a failing disk does it, of which the file's times tell nothing."""
+    bucket, whole = open_bucket(str(path.parent)), shard(NAME, "0101")
+    with open_cache(bucket, {}, Cache()) as cache, Records([whole], cache).reading() as reader:
+        assert reader.read(2) == PAYLOADS[2]
+        with open(path, "rb") as file:
+            offset, length = record_index(file)[2].tolist()
+        at = {"length": -12, "its checksum": -1, "payload": length // 2, "its checksum too": length}[place]
+        path.write_bytes(damaged(path.read_bytes(), offset + at))
+        assert reader.read(1) == PAYLOADS[1]
+        with pytest.raises(Changed, match=rf"{NAME}: record 2: its checksum does not match its bytes"):
+            reader.read(2)

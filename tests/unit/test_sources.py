@@ -1,5 +1,6 @@
 import http.server
 import os
+import shutil
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from pictures import class_folders, encoded, picture, thread_pool, write
+from pictures import class_folders, damaged, encoded, picture, thread_pool, write
 from tensorflow_datasets.core import constants
 from tensorflow_datasets.core.download import resource
 from tensorflow_datasets.image_classification import cats_vs_dogs
@@ -18,6 +19,7 @@ from catdog.data.images import decode
 from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.data.sources import Item, class_of, open_source
+from catdog.data.tfrecord import record_index
 from catdog.data.verify import verify
 from catdog.errors import CallerError
 from catdog.storage import open_bucket
@@ -238,6 +240,23 @@ def test_every_picture_of_tfds_comes_with_its_name_and_class(home: Path, monkeyp
     assert content is not None
     found, original = np.asarray(decode(content.read()), int), np.asarray(picture(103), int)
     assert np.abs(found - original).mean() < 6  # TFDS encodes it once more
+
+
+def test_a_record_of_tfds_whose_bytes_have_changed_is_left_out_with_its_reason(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_of_tfds(home, monkeypatch)
+    count = len(list(open_source("tfds:cats_vs_dogs", seed=0).items))
+    copy = Path(shutil.copytree(home, tmp_path / "tfds"))
+    folder_of_tfds(copy, monkeypatch)
+    shard = next(copy.glob("cats_vs_dogs/**/*.tfrecord*"))
+    with open(shard, "rb") as file:
+        offset, length = record_index(file)[0].tolist()
+    shard.write_bytes(damaged(shard.read_bytes(), offset + length // 2))
+    items = list(open_source("tfds:cats_vs_dogs", seed=0).items)
+    (left_out,) = [item for item in items if item.label is None]
+    assert len(items) == count and left_out.name == f"{shard.name} record 0"
+    assert left_out.reason == "its checksum does not match its bytes"
 
 
 def test_a_data_set_is_prepared_from_tfds(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

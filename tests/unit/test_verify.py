@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from catdog.data.shards import Manifest, load_manifest
 from catdog.data.tfrecord import record_index, write_records
 from catdog.data.verify import shard_faults, verify
 from catdog.errors import CallerError
-from catdog.storage import Bucket, crc32c, open_bucket
+from catdog.storage import Bucket, Changed, Folder, crc32c, open_bucket
 
 SHARD = "train-00001-of-00003.tfrecord"
 
@@ -202,3 +203,25 @@ def test_a_manifest_that_is_none_is_a_fault(bucket: Bucket, content: bytes) -> N
 def test_where_there_is_no_data_set_it_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CallerError, match="no such folder"):
         verify(open_bucket(str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize("left", ["nothing", "another", "the same anew"])
+def test_a_data_set_that_is_written_anew_meanwhile_is_told_and_no_fault_of_it(
+    monkeypatch: pytest.MonkeyPatch, bucket: Bucket, left: str
+) -> None:
+    class Rewritten(Folder):
+        """In which `prepare --overwrite` begins, and perhaps ends, once a shard is read."""
+
+        def reading(self, name: str) -> contextlib.AbstractContextManager[Path]:
+            if name != "manifest.json":
+                content = bucket.find("manifest.json")
+                bucket.delete("manifest.json")
+                if content is not None and left != "nothing":
+                    bucket.write("manifest.json", content + b"\n" * (left == "another"))
+            return super().reading(name)
+
+    monkeypatch.setattr("catdog.data.verify.process_pool", thread_pool)
+    with pytest.raises(
+        Changed, match=r"manifest\.json: the data set was written anew while it was read; verify it again"
+    ):
+        verify(Rewritten(bucket.uri))
