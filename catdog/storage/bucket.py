@@ -4,6 +4,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from io import BufferedReader, FileIO
 from pathlib import Path
 
 import google_crc32c
@@ -141,11 +142,16 @@ class Bucket(ABC):
 
 def crc32c(path: Path) -> str:
     """CRC-32C of a file's bytes, as 8 hexadecimal digits."""
+    with open(path, "rb", buffering=0) as file:
+        return crc32c_of(file)
+
+
+def crc32c_of(file: FileIO | BufferedReader) -> str:
+    """That of an open file from its position on, which is then its end."""
     checksum = google_crc32c.Checksum()
     # One buffer for all blocks: fresh memory for each costs several times what the sum itself does. Of buffers that can
     # be written to, the sum takes NumPy's only.
     block = np.empty(1 << 18, np.uint8)
-    with open(path, "rb", buffering=0) as file:
-        while size := file.readinto(block.data):
-            checksum.update(block[:size])
+    while size := file.readinto(block.data):
+        checksum.update(block[:size])
     return checksum.hexdigest().decode()

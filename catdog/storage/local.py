@@ -7,12 +7,12 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from catdog.errors import CallerError, RunError
-from catdog.storage.bucket import Bucket, Changed, Stat, crc32c, nobody
+from catdog.storage.bucket import Bucket, Changed, Stat, crc32c, crc32c_of, nobody
 
 _TEMPORARY = ".part-"
 _LOCK = ".lock"
@@ -40,8 +40,9 @@ class Folder(Bucket):
         path = self.local(name)
         if not path.is_file():
             return None
-        status = path.stat()  # before the bytes are read, so that what is written meanwhile shows
-        return Stat(status.st_size, crc32c(path), written=_written(status))
+        with open(path, "rb", buffering=0) as file:
+            status = os.fstat(file.fileno())  # before the bytes are read, so that what is written meanwhile shows
+            return Stat(status.st_size, crc32c_of(file), written=_written(status))
 
     def open_pinned(self, name: str, stat: Stat) -> tuple[BinaryIO, Stat]:
         """An object's file with the bytes that `stat` tells, open for reading, and what is known of it now.
@@ -49,20 +50,19 @@ class Folder(Bucket):
         The bytes are looked at only if the file's times are other than `stat` tells: it may have been touched, copied
         or linked. Raises Changed when they are others, and when the file is gone.
         """
-        while True:
-            with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as closing:
+        with contextlib.ExitStack() as closing:
+            try:
                 file = closing.enter_context(open(self.local(name), "rb"))
-                if _written(os.fstat(file.fileno())) == stat.written:
-                    closing.pop_all()
-                    return file, stat
-            if (found := self.stat(name)) is None:
-                raise _deleted(self.local(name))
-            if found.crc32c != stat.crc32c:
+            except FileNotFoundError:
+                raise _deleted(self.local(name)) from None
+            written = _written(os.fstat(file.fileno()))
+            if written != stat.written and (found := crc32c_of(file)) != stat.crc32c:
                 raise Changed(
                     f"{self.local(name)}: was written anew while this process relied on it:"
-                    f" crc32c {stat.crc32c} expected, {found.crc32c} found"
+                    f" crc32c {stat.crc32c} expected, {found} found"
                 )
-            stat = found
+            closing.pop_all()
+            return file, replace(stat, written=written)
 
     def exists(self, name: str) -> bool:
         return self.local(name).is_file()
