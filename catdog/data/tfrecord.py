@@ -45,11 +45,9 @@ def record_index(file: BinaryIO) -> np.ndarray:
 
 
 def checked_payload(file: BinaryIO, offset: int, length: int) -> bytes:
-    """The payload that the index places at `offset`; raises ValueError unless its frame and its checksums are right.
-
-    The file's position is neither used nor moved.
-    """
-    frame = os.pread(file.fileno(), HEADER + length + FOOTER, offset - HEADER)
+    """The payload that the index places at `offset`; raises ValueError unless its frame and its checksums are right."""
+    file.seek(offset - HEADER)
+    frame = file.read(HEADER + length + FOOTER)
     payload = frame[HEADER:-FOOTER]
     expected = _LENGTH.pack(length)
     if (frame[:HEADER], frame[-FOOTER:]) != (expected + _masked_crc32c(expected), _masked_crc32c(payload)):

@@ -129,6 +129,18 @@ class Checkpoints:
             then = self.position(now.best_step)
             self._commit_anew(replace(then, validated=then.step, best_loss=now.best_loss, best_step=then.step))
 
+    def retain(self) -> None:
+        """Delete what is to be kept no longer; a process that was killed after its last commit has left that."""
+        self._allowed()
+        steps = self.steps()
+        newest = steps[-self._keep :]
+        kept = {*newest, *(self.position(step).best_step for step in newest)}
+        # The last one first: a commit names no later step than its own, so what it names is there for as long as it is.
+        for step in sorted(set(steps) - kept, reverse=True):
+            # The commit goes first, so that a kill in between leaves no checkpoint that looks whole.
+            self._run.delete(commit_name(step))
+            self._run.delete_all(checkpoint_folder(step))
+
     def sweep(self) -> None:
         """Remove what killed saves left behind: everything without a commit."""
         self._run.sweep()
@@ -172,8 +184,7 @@ class Checkpoints:
         except (Changed, FileNotFoundError):  # a process that had lost the run came between, or swept ours away
             self._commit(snapshot)
         self.newest = snapshot.position.step
-        self._allowed()  # the commit may have been long on its way
-        self._retain()
+        self.retain()
 
     def _commit(self, snapshot: _Snapshot) -> None:
         """Replaces no other state: this process may lose its lease meanwhile, and the next one commit the same step."""
@@ -194,13 +205,3 @@ class Checkpoints:
         if commit.position != position:
             self._allowed()
             self._run.swap(name, replace(commit, position=position).to_json(), there)
-
-    def _retain(self) -> None:
-        steps = self.steps()
-        newest = steps[-self._keep :]
-        kept = {*newest, *(self.position(step).best_step for step in newest)}
-        # The last one first: a commit names no later step than its own, so what it names is there for as long as it is.
-        for step in sorted(set(steps) - kept, reverse=True):
-            # The commit goes first, so that a kill in between leaves no checkpoint that looks whole.
-            self._run.delete(commit_name(step))
-            self._run.delete_all(checkpoint_folder(step))

@@ -106,6 +106,7 @@ class Progress:
         if self._log.last is not None:
             self._report(self._log.last, self._start.checkpoints.newest)
         if self._start.lease:
+            self._start.checkpoints.retain()
             for name, content in self._log.objects().items():
                 self._start.run.write(name, content)
         assert self.position.best_step is not None

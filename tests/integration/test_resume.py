@@ -19,6 +19,7 @@ from catdog.runs.pull import pull
 from catdog.storage import Bucket, Folder
 from catdog.training.checkpoint import Checkpoints
 from tests.integration.processes import STEPS, Process, assert_same, lines, past
+from tests.pace import within
 
 
 def test_killed_in_each_phase_in_a_save_and_in_evaluation_it_ends_the_same(
@@ -65,7 +66,7 @@ def test_stopped_in_an_epochs_last_step_it_ends_with_the_commits_of_a_run_that_w
 
     for step in (20, STEPS):
         process = Process(small_recipe, run, command=(sys.executable, "-c", STOPPED.format(step=step)))
-        assert process.process.wait(300) == 143, process.log.read_text()
+        assert process.process.wait(within(300)) == 143, process.log.read_text()
         assert position(run, step).validated == step - 10
     Process(small_recipe, run).finish()
     assert_same(run, undisturbed)
@@ -87,7 +88,7 @@ def test_a_shard_that_changes_during_the_run_ends_it_with_a_line_that_names_it(
     changed = [content[:-9] + bytes([content[-9] ^ 4]) + content[-8:] for content in contents]
     for name, content in zip(names, changed if change == "flipped" else contents[::-1], strict=True):
         data.write(name, content)
-    assert process.process.wait(120) == 1
+    assert process.process.wait(within(120)) == 1
     told = process.log.read_text().splitlines()[-1]
     assert re.match(rf"catdog: failed: {data.uri}/train-\S+\.tfrecord: was written anew while", told)
 
