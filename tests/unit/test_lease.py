@@ -12,16 +12,15 @@ from pathlib import Path
 import pytest
 
 from catdog.errors import CallerError, RunError
-from catdog.runs import lease
-from catdog.runs.lease import LEASE, hold
-from catdog.storage import Bucket, Changed, Folder, Stat, Unavailable, open_bucket
+from catdog.storage import Bucket, Changed, Folder, Stat, Unavailable, lease, open_bucket
+from catdog.storage.lease import LEASE, hold
 from tests.pace import within
 from tests.stand_ins.fake_store import FakeStore, Fault
 
 HOLDER = """
 import sys
 from catdog.storage import open_bucket
-from catdog.runs.lease import hold
+from catdog.storage.lease import hold
 with hold(open_bucket(sys.argv[1]), print):
     print("held", flush=True)
     sys.stdin.read()
@@ -64,6 +63,23 @@ def elsewhere(run: Bucket) -> None:
 def test_a_run_that_is_being_trained_is_refused_and_its_holder_named(run: Bucket) -> None:
     with hold(run, ignore), pytest.raises(CallerError, match=r"is being trained by process \d+ on"), hold(run, ignore):
         pass
+
+
+def test_the_holder_is_told_with_the_time_since_when_it_has_the_run(run: Bucket) -> None:
+    with (
+        hold(run, ignore),
+        pytest.raises(CallerError, match=r" since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d; stop that"),
+        hold(run, ignore),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("since", [None, "noon", 1e300, [1]])
+def test_a_holder_that_tells_no_time_is_told_all_the_same(run: Bucket, since: object) -> None:
+    with hold(run, ignore):
+        run.write(LEASE, json.dumps(json.loads(run.read(LEASE)) | {"since": since}).encode())
+        with pytest.raises(CallerError, match=r"by process \d+ on \S+; stop that"), hold(run, ignore):
+            pass
 
 
 def test_a_released_run_is_had_at_once(run: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
