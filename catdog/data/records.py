@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from catdog.data.cache import ShardCache, ShardFiles
+from catdog.data.example import holds_int
 from catdog.data.order import Need, class_indices, first_examples
 from catdog.data.shards import Shard
 from catdog.data.tfrecord import checked_payload, record_index
+from catdog.errors import RunError
 from catdog.storage import Changed
 
 
@@ -59,8 +61,9 @@ class Reader:
     def read(self, example: int) -> bytes:
         """The payload of one record, a serialized tf.train.Example.
 
-        Raises ValueError when the shard's file is broken or holds other than the manifest's number of records, and
-        Changed when the record is not what was written or its file is another one than was pinned.
+        Raises ValueError when the shard's file is broken or holds other than the manifest's number of records, Changed when
+        the record is not what was written or its file is another one than was pinned, and RunError for a record that is not
+        of the class that the manifest says.
         """
         number = int(np.searchsorted(self._starts, example, side="right")) - 1
         shard = self._shards[number]
@@ -70,9 +73,22 @@ class Reader:
                 if len(index) != shard.examples:
                     raise ValueError(f"{file.name}: {len(index)} records, the manifest says {shard.examples}")
                 self._indices[number] = index
-            offset, length = self._indices[number][example - int(self._starts[number])].tolist()
+            place = example - int(self._starts[number])
+            offset, length = self._indices[number][place].tolist()
             try:
-                return checked_payload(file, offset, length)
+                payload = checked_payload(file, offset, length)
             except ValueError as error:
-                record = example - int(self._starts[number])
-                raise Changed(f"{file.name}: record {record}: {error}; `catdog verify` reads all of them") from None
+                raise Changed(f"{file.name}: record {place}: {error}; `catdog verify` reads all of them") from None
+            _require_label(payload, shard, place)
+            return payload
+
+
+def _require_label(payload: bytes, shard: Shard, place: int) -> None:
+    label = int(shard.labels[place])
+    try:
+        if holds_int(payload, "image/class/label", label):
+            return
+        fault = f"its label is not {label}, which the manifest says"
+    except ValueError as error:
+        fault = f"is no tf.train.Example: {error}"
+    raise RunError(f"{shard.name} record {place}: {fault}; `catdog verify` tells more")

@@ -18,7 +18,8 @@ CLASSES = ("cat", "dog")
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.csv"
-LISTS = (SKIPPED,)
+NEAR_DUPLICATES = "near_duplicates.csv"
+LISTS = (SKIPPED, NEAR_DUPLICATES)
 """What `prepare` writes beside shards and manifest."""
 LEASE = ".catdog-lease.json"
 """Tells which process is writing the data set."""
@@ -65,8 +66,10 @@ class Manifest:
     source: str
     options: dict[str, Any]
     shards: tuple[Shard, ...]
+    own_splits: tuple[str, ...] = ()
+    """The splits that the source's own folders tell."""
     origin: dict[str, Any] | None = None
-    """What the source looked like, if it lies on a disk, as `sources.Origin` tells it; an earlier version's lacks it."""
+    """What the source looked like, if it lies on a disk, as `origin.Origin` tells it; an earlier version's lacks it."""
 
     @property
     def files(self) -> set[str]:
@@ -81,6 +84,18 @@ class Manifest:
         for shard in self.split(split):
             total.update(shard.per_class)
         return dict(total)
+
+    def one_sided(self) -> list[str]:
+        """A line for each of val and test that lacks a class, though it is not empty or was to hold a part of each."""
+        result = []
+        for split in ("val", "test"):
+            lacking = [f"no {name}" for name, count in self.per_class(split).items() if count == 0]
+            if lacking and (self.split(split) or self.options.get(split) != 0):
+                result.append(
+                    f"the {split} split holds {' and '.join(lacking)}: its figures will not tell whether cats are told"
+                    f" from dogs; add pictures, or raise --{split}"
+                )
+        return result
 
     @property
     def digest(self) -> str:
@@ -110,6 +125,7 @@ class Manifest:
             "classes": CLASSES,
             "source": self.source,
             "options": self.options,
+            **({"own_splits": self.own_splits} if self.own_splits else {}),
             **({"origin": self.origin} if self.origin is not None else {}),
             "splits": splits,
             "shards": shards,
@@ -132,9 +148,12 @@ def load_manifest(bucket: Bucket) -> Manifest:
         if (classes := _entry(content, "classes", list)) != list(CLASSES):
             raise CallerError(f"{bucket.uri}/{MANIFEST}: classes {classes}; must be {list(CLASSES)}")
         shards = tuple(_shard(entry, number) for number, entry in enumerate(_entry(content, "shards", list)))
+        own = _entry({"own_splits": []} | content, "own_splits", list)
+        if not all(split in SPLITS for split in own):
+            raise ValueError(f"own_splits {own}: each must be one of {', '.join(SPLITS)}")
         if (origin := content.get("origin")) is not None:
             _entry(origin, "place", str, "origin.")
-        return Manifest(_entry(content, "source", str), _entry(content, "options", dict), shards, origin)
+        return Manifest(_entry(content, "source", str), _entry(content, "options", dict), shards, tuple(own), origin)
     except (ValueError, RecursionError) as error:
         raise CallerError(f"{bucket.uri}/{MANIFEST}: is not a manifest: {one_line(error)}") from None
 

@@ -162,6 +162,22 @@ def test_a_recipe_that_was_written_by_hand_is_not_replaced(recipe: Recipe, small
     refused(recipe, "was written by hand")
 
 
+def test_a_class_missing_from_a_held_out_split_is_told_when_a_run_begins(
+    recipe: Recipe, small_pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(small_pictures / "cat", tmp_path / "photos/cat")
+    (tmp_path / "photos/dog").mkdir()
+    for path in sorted((small_pictures / "dog").iterdir())[:2]:
+        shutil.copy(path, tmp_path / "photos/dog")
+    data = open_bucket(str(tmp_path / "data"))
+    prepare(f"folder:{tmp_path / 'photos'}", data, PrepareOptions(side=64, shards=4))
+    capsys.readouterr()
+    with started(changed(recipe, {"data.uri": data.uri})):
+        pass
+    told = capsys.readouterr().err
+    assert "warning: the val split holds no dog: " in told and "warning: the test split holds no dog: " in told
+
+
 def test_training_from_scratch_updates_batch_norm_and_lowers_the_loss(recipe: Recipe) -> None:
     scratch = changed(recipe, {"model.weights": "none", "phases.1.unfreeze": "all", "phases.0.unfreeze": "all"})
     scratch = changed(scratch, {"phases.0.epochs": 1, "phases.1.epochs": 1})
