@@ -104,6 +104,7 @@ def prepare(
         if there is not None and not overwrite:  # it was finished just now
             return Prepared(_reused(there, source, options, bucket, reuse), 0, written=False)
         ours = own_files(bucket, there)
+        bucket.require_writable()  # not only when all pictures are converted
         opened = open_source(source, options.seed)
         # The converted pictures lie in a nameless file until all are known: beside the shards, where there is room.
         with tempfile.TemporaryFile(dir=bucket.scratch()) as spool:

@@ -138,8 +138,23 @@ def hold(bucket: Bucket, say: Callable[[str], None], work: Work = TRAINING) -> I
 
 
 def held(bucket: Bucket, age: float) -> bool:
-    """Whether a process trains a run whose lease was renewed `age` seconds ago, as far as one look at it tells."""
-    return age < SECONDS and not _free(_holder(bucket, TRAINING))
+    """Whether a process trains a run whose lease was renewed `age` seconds ago, as far as one look at it tells.
+
+    A lease that is far ahead of the clock tells no age, and is watched until it should have been renewed.
+    """
+    if age >= SECONDS or _free(_holder(bucket, TRAINING)):
+        return False
+    return age > -SECONDS or _is_renewed(bucket, TRAINING, SECONDS / 2)
+
+
+def in_training(run: Bucket, say: Callable[[str], None]) -> bool:
+    """Whether a process has a run, as its renewals show and no clock."""
+    if run.stat(LEASE) is None or _free(holder := _holder(run, TRAINING)):
+        return False
+    if holder.get("machine") == _machine():
+        return True
+    say(_waiting(run, TRAINING, holder))
+    return _is_renewed(run, TRAINING, SECONDS)
 
 
 def is_lease(content: bytes) -> bool:
@@ -157,7 +172,7 @@ def wait_until_free(bucket: Bucket, say: Callable[[str], None], work: Work = TRA
     if seen is not None and not _free(holder := _holder(bucket, work)):
         if holder.get("machine") == _machine():
             raise HeldError(_refusal(bucket, work, holder))
-        say(f"waiting up to {SECONDS:.0f} s: {_name(holder)} may still {work.verb} this {work.what}")
+        say(_waiting(bucket, work, holder))
         seen = _waited_for(bucket, work, seen)
     return seen
 
@@ -183,11 +198,25 @@ def _waited_for(bucket: Bucket, work: Work, seen: Stat) -> Stat | None:
     return now
 
 
+def _is_renewed(bucket: Bucket, work: Work, seconds: float) -> bool:
+    """Whether someone else renews the lease within so many seconds, for which it is watched."""
+    seen, began = bucket.stat(work.lease), time.monotonic()
+    while (now := bucket.stat(work.lease)) == seen:
+        if time.monotonic() - began > seconds:
+            return False
+        time.sleep(seconds / 30)
+    return now is not None and not _free(_holder(bucket, work))
+
+
+def _waiting(bucket: Bucket, work: Work, holder: dict[str, Any]) -> str:
+    ahead = bucket.times(work.lease).get(work.lease, 0.0) - bucket.now()
+    skew = f" (its lease is dated {ahead:.0f} s ahead of the clock here)" if ahead > SECONDS else ""
+    return f"waiting up to {SECONDS:.0f} s: {_name(holder)} may still {work.verb} this {work.what}{skew}"
+
+
 def _refusal(bucket: Bucket, work: Work, holder: dict[str, Any]) -> str:
     since = ""
-    with contextlib.suppress(
-        KeyError, TypeError, ValueError, OverflowError, OSError
-    ):  # that of an earlier version lacks it
+    with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError, OSError):  # an earlier version tells none
         since = f" since {datetime.fromtimestamp(holder['since']).isoformat(' ')}"
     return f"{bucket.uri}: is being {work.participle} by {_name(holder)}{since}; {work.instead}"
 

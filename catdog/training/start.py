@@ -149,6 +149,7 @@ def _begin(
         _refuse_another_run(recipe, before, checkpoints.position(newest), manifest, run)
     elif before is not None:
         _refuse_to_begin_again(recipe, before, run)
+    run.require_writable()  # else what may be created and not replaced is told only when a checkpoint is to go
     lease.require()
     run.write(RECIPE, to_toml(recipe).encode())
     checkpoints.sweep()
