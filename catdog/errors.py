@@ -18,7 +18,7 @@ class CallerError(Exception):
 
 
 class HeldError(CallerError):
-    """A run that another process is training."""
+    """A run or a data set that another process is at work on."""
 
 
 class RunError(Exception):

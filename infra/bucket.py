@@ -24,6 +24,9 @@ from gcp_storage_emulator.storage import Storage, _FileStore
 
 from infra.folder_lock import Refused, alone_in
 
+_STATE = ".meta"
+"""File in which the emulator keeps what it knows of its objects."""
+
 
 class _Files(_FileStore):
     """Files that are replaced whole, so that what a killed server leaves can be served again."""
@@ -81,8 +84,14 @@ class _Server(ThreadingHTTPServer):
 def serving(folder: Path, port: int, bucket: str, host: str = "127.0.0.1") -> Iterator[str]:
     """Serve a bucket, which is created if it isn't there, for as long as the block lasts; gives the server's address.
 
-    Raises Refused when another process serves the folder or the port.
+    Raises Refused when another process serves the folder or the port, and for a folder with files of something else,
+    which an object of the same name would replace.
     """
+    there = (
+        set(os.listdir(folder)) - {".lock", ".part"} if os.path.isdir(folder) and os.access(folder, os.R_OK) else set()
+    )
+    if there and _STATE not in there:
+        raise Refused(f"{folder}: holds {min(there)} but no {_STATE} of a bucket; give another --folder")
     with alone_in(folder, "is being served already; give another --folder"):
         storage = _Storage(folder)
         made = create_bucket(bucket, storage) or storage.get_bucket(bucket)

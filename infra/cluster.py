@@ -58,7 +58,8 @@ class Cluster:
 def up(folder: Path, nodes: int, cpus: int, port: int) -> tuple[Cluster, bool]:
     """Start a cluster whose state is kept in a folder, and tell whether it was up already; port 0 is any that is free.
 
-    Raises Refused if it does not start, or if some of the nodes of the one that was up have died.
+    Raises Refused if it does not start, if some of the nodes of the one that was up have died, or if the folder holds
+    files of something else that it would replace.
     """
     with alone_in(folder, "its cluster is being started or taken down right now"):
         cluster = load(folder)
@@ -70,13 +71,17 @@ def up(folder: Path, nodes: int, cpus: int, port: int) -> tuple[Cluster, bool]:
             )
         if port and not _is_free(port):
             raise Refused(f"port {port}: is not free; give another --port, or 0 for any that is")
-        _forget(folder, cluster)
-        _write(folder / TOKEN, secrets.token_hex(32))
+        if cluster is not None:
+            _forget(folder, cluster)
+        elif others := _kept(folder):
+            raise Refused(f"{folder}: holds {others[0].name} but no {STATE} of a cluster; give another --folder")
         ports = _free_ports()
         gcs, client, dashboard = next(ports), next(ports), port or next(ports)
         agents = [{agent: next(ports) for agent in AGENTS} for _ in range(nodes)]
         temporary = tempfile.mkdtemp(prefix="catdog-", dir="/tmp")
         cluster = Cluster(f"http://127.0.0.1:{dashboard}", temporary, [])
+        _write(folder / STATE, json.dumps(asdict(cluster)))  # before the other files, which are known as ours by it
+        _write(folder / TOKEN, secrets.token_hex(32))
         head = ["--head", f"--port={gcs}", f"--ray-client-server-port={client}", f"--dashboard-port={dashboard}"]
         # Ray opens the folder that it is given to everybody, so it is given one inside of that which is closed to them.
         head += ["--dashboard-host=127.0.0.1", f"--temp-dir={temporary}/ray"]
@@ -93,7 +98,8 @@ def up(folder: Path, nodes: int, cpus: int, port: int) -> tuple[Cluster, bool]:
                 _wait(folder, cluster, agents[number][LISTENING])
         except BaseException:
             _end(cluster)
-            _forget(folder, cluster, logs=False)
+            (folder / TOKEN).unlink(missing_ok=True)
+            shutil.rmtree(cluster.temporary, ignore_errors=True)
             raise
         return cluster, False
 
@@ -105,16 +111,21 @@ def down(folder: Path) -> bool:
         was_up = cluster is not None and bool(cluster.alive())
         if cluster is not None:
             _end(cluster)
-        _forget(folder, cluster)
+            _forget(folder, cluster)
         return was_up
 
 
 def load(folder: Path) -> Cluster | None:
-    """The cluster that was started last and not taken down; its nodes may have died since."""
+    """The cluster that was started last and not taken down; its nodes may have died since, or not have come up.
+
+    Raises Refused for a file of that name which tells of none.
+    """
     try:
         return Cluster(**json.loads((folder / STATE).read_bytes()))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError):
+        raise Refused(f"{folder}: its {STATE} is not that of a cluster; give another --folder") from None
 
 
 def variables(folder: Path, cluster: Cluster) -> dict[str, str]:
@@ -185,11 +196,16 @@ def _end(cluster: Cluster) -> None:
     psutil.wait_procs(left, timeout=10)
 
 
-def _forget(folder: Path, cluster: Cluster | None, *, logs: bool = True) -> None:
-    for path in (folder / STATE, folder / TOKEN, *(folder.glob("node-*.log") if logs else ())):
+def _kept(folder: Path) -> list[Path]:
+    """The files that tell of a cluster, its state apart."""
+    token = folder / TOKEN
+    return [*([token] if token.exists() else []), *sorted(folder.glob("node-*.log"))]
+
+
+def _forget(folder: Path, cluster: Cluster) -> None:
+    for path in (*_kept(folder), folder / STATE):
         path.unlink(missing_ok=True)
-    if cluster is not None:
-        shutil.rmtree(cluster.temporary, ignore_errors=True)
+    shutil.rmtree(cluster.temporary, ignore_errors=True)
 
 
 def _write(path: Path, text: str) -> None:

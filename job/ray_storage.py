@@ -8,6 +8,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from catdog.errors import CallerError
 from catdog.recipe import Recipe
+from catdog.runs.folder import RECIPE, require_ours
 from catdog.storage import Bucket, open_bucket
 from job.ray_private.names import CHECKPOINT_SNAPSHOT, STORAGE_MARKER
 
@@ -28,9 +29,16 @@ def ray_storage(recipe: Recipe) -> dict[str, Any]:
 
 def claim(recipe: Recipe) -> None:
     """Ready a run for Ray: it is there, can be written, and holds none of Ray's notes, for Ray refuses to begin where a
-    checkpoint that it was told of is there no more. Raises CallerError and RunError as the run's bucket does."""
+    checkpoint that it was told of is there no more. Raises CallerError where the place is not this run's to take, and
+    CallerError and RunError as the run's bucket does."""
+    run = _run(recipe)
+    require_ours(run)
+    if run.exists(CHECKPOINT_SNAPSHOT) and not run.exists(RECIPE):
+        raise CallerError(
+            f"{run.uri}: holds {CHECKPOINT_SNAPSHOT} but no {RECIPE} that tells whose: name another folder"
+        )
     release(recipe)
-    _run(recipe).write(STORAGE_MARKER, b"")
+    run.write(STORAGE_MARKER, b"")
 
 
 def release(recipe: Recipe) -> None:

@@ -18,12 +18,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from catdog.data.example import encode_example
 from catdog.data.images import decode, encode
 from catdog.data.options import PrepareOptions
+from catdog.data.origin import look_at, source_changes
+from catdog.data.place import PREPARING, clear, data_set, own_files, refuse_others
 from catdog.data.process_pool import cores, process_pool
-from catdog.data.shards import CLASSES, MANIFEST, SHARD_NAME, SKIPPED, SPLITS, Manifest, Shard, load_manifest
-from catdog.data.sources import Item, Opened, open_source
+from catdog.data.shards import (
+    BEGUN,
+    CLASSES,
+    LISTS,
+    MANIFEST,
+    SKIPPED,
+    SPLITS,
+    Manifest,
+    Shard,
+    shard_name,
+    shard_names,
+)
+from catdog.data.sources import Item, Opened, open_source, require_source
 from catdog.data.tfrecord import write_records
 from catdog.errors import CallerError, one_line
 from catdog.storage import Bucket
+from catdog.storage.lease import hold, wait_until_free
 
 _TOGETHER = 16
 """Pictures that a process is given at once."""
@@ -68,27 +82,45 @@ def prepare(
     overwrite: bool = False,
     reuse: bool = False,
 ) -> Prepared:
-    """Write a data set, its manifest last; the same pictures and options give the same bytes.
+    """Write a data set, its manifest last; the same pictures and options give the same shards, byte for byte.
 
     With `overwrite` the data set that is there is replaced; with `reuse` one of the same source and options is left as
-    it is. Raises CallerError for anything that the caller can mend.
+    it is. Raises CallerError for anything that the caller can mend, files that another program has left in the place
+    of the data set's own among it, and HeldError while another process prepares there.
     """
-    if MANIFEST in bucket.list(MANIFEST) and not overwrite:  # a list tells of a bucket that is not there
-        return Prepared(_reused(source, options, bucket, reuse), 0, written=False)
-    opened = open_source(source, options.seed)
-    # The converted pictures lie in a nameless file until all are known: beside the shards, where there is room for them.
-    with tempfile.TemporaryFile(dir=bucket.scratch()) as spool:
-        pictures, unusable = _convert_all(opened, options.side, spool)
-        pictures, repeated = _unique(pictures)
-        skipped = sorted([*unusable, *repeated], key=lambda s: (s.name, s.reason))
-        _refuse_missing(source, pictures, skipped)
-        splits = split(pictures, options)
-        counts = _shard_counts(splits, options.shards)
-        _clear(bucket)
-        written = [shard for name in SPLITS for shard in _write(name, splits[name], counts[name], spool, bucket)]
-    bucket.write(SKIPPED, _csv(skipped))
-    manifest = Manifest(source, asdict(options), tuple(written))
-    bucket.write(MANIFEST, manifest.to_json())
+    require_source(source)
+    wait_until_free(bucket, _say, PREPARING)
+    there = data_set(bucket)
+    if there is not None and not overwrite:
+        return Prepared(_reused(there, source, options, bucket, reuse), 0, written=False)
+    origin = look_at(source)
+    refuse_others(bucket, own_files(bucket, there), options.shards)
+    with hold(bucket, _say, PREPARING) as lease:
+        there = data_set(bucket)
+        if there is not None and not overwrite:  # it was finished just now
+            return Prepared(_reused(there, source, options, bucket, reuse), 0, written=False)
+        ours = own_files(bucket, there)
+        opened = open_source(source, options.seed)
+        # The converted pictures lie in a nameless file until all are known: beside the shards, where there is room.
+        with tempfile.TemporaryFile(dir=bucket.scratch()) as spool:
+            pictures, unusable = _convert_all(opened, options.side, spool)
+            pictures, repeated = _unique(pictures)
+            skipped = sorted([*unusable, *repeated], key=lambda s: (s.name, s.reason))
+            _refuse_missing(source, pictures, skipped)
+            splits = split(pictures, options)
+            counts = _shard_counts(splits, options.shards)
+            lease.require()
+            clear(bucket, ours, {MANIFEST, *LISTS, *shard_names(counts)})
+            written = []
+            for name in SPLITS:
+                for shard in _write(name, splits[name], counts[name], spool, bucket):
+                    written.append(shard)
+                    lease.require()
+        bucket.write(SKIPPED, _csv(skipped))
+        manifest = Manifest(source, asdict(options), tuple(written), None if origin is None else asdict(origin))
+        lease.require()
+        bucket.write(MANIFEST, manifest.to_json())
+        bucket.delete(BEGUN)
     return Prepared(manifest, len(skipped), written=True)
 
 
@@ -111,30 +143,23 @@ def _rank(purpose: str, seed: int, picture: Picture) -> bytes:
     return hashlib.sha256(f"{purpose} {seed} {picture.digest}".encode()).digest()
 
 
-def _reused(source: str, options: PrepareOptions, bucket: Bucket, reuse: bool) -> Manifest:
+def _say(text: str) -> None:
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
+
+
+def _reused(there: Manifest, source: str, options: PrepareOptions, bucket: Bucket, reuse: bool) -> Manifest:
     if not reuse:
         raise CallerError(
             f"{bucket.uri}: holds a data set already; name another folder, or write over it with --overwrite"
         )
-    manifest = load_manifest(bucket)
     # An option that a data set lacks is of a later version; its default does what was done before.
-    before = {"source": manifest.source} | asdict(PrepareOptions()) | manifest.options
-    now = {"source": source} | asdict(options)
-    different = [f"{name}: {before.get(name)!r} → {now[name]!r}" for name in now if before.get(name) != now[name]]
-    if different:
+    before, now = asdict(PrepareOptions()) | there.options, asdict(options)
+    options_changed = [f"{name}: {before.get(name)!r} → {now[name]!r}" for name in now if before.get(name) != now[name]]
+    if different := source_changes(there, source) + options_changed:
         raise CallerError(
             f"{bucket.uri}: holds a data set made otherwise ({'; '.join(different)}); name another folder, or --overwrite"
         )
-    return manifest
-
-
-def _clear(bucket: Bucket) -> None:
-    """Delete the data set that is there or was begun, its manifest first."""
-    bucket.delete(MANIFEST)
-    bucket.sweep()
-    for name in bucket.list():
-        if SHARD_NAME.fullmatch(name) or name == SKIPPED:
-            bucket.delete(name)
+    return there
 
 
 def _convert_all(opened: Opened, side: int, spool: BinaryIO) -> tuple[list[Picture], list[Skipped]]:
@@ -245,7 +270,7 @@ def _write(name: str, pictures: list[Picture], count: int, spool: BinaryIO, buck
     for index in range(count):
         stop = start + share + (index < more)
         members, start = pictures[start:stop], stop
-        file = f"{name}-{index:05d}-of-{count:05d}.tfrecord"
+        file = shard_name(name, index, count)
         with bucket.writing(file) as path:
             write_records(path, (_example(picture, spool) for picture in members))
         written = bucket.stat(file)

@@ -5,7 +5,7 @@ import json
 import re
 import typing
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,8 +18,23 @@ CLASSES = ("cat", "dog")
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.csv"
+LISTS = (SKIPPED,)
+"""What `prepare` writes beside shards and manifest."""
+LEASE = ".catdog-lease.json"
+"""Tells which process is writing the data set."""
+BEGUN = ".catdog-begun.json"
+"""Names the files of a data set that is being written, or whose writing was broken off."""
 
 SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
+
+
+def shard_names(counts: Mapping[str, int]) -> list[str]:
+    """The names of so many shards of each split."""
+    return [shard_name(split, index, count) for split, count in counts.items() for index in range(count)]
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,13 @@ class Manifest:
     source: str
     options: dict[str, Any]
     shards: tuple[Shard, ...]
+    origin: dict[str, Any] | None = None
+    """What the source looked like, if it lies on a disk, as `sources.Origin` tells it; an earlier version's lacks it."""
+
+    @property
+    def files(self) -> set[str]:
+        """Names of all files of the data set."""
+        return {MANIFEST, *LISTS, *(shard.name for shard in self.shards)}
 
     def split(self, name: str) -> tuple[Shard, ...]:
         return tuple(shard for shard in self.shards if shard.split == name)
@@ -88,6 +110,7 @@ class Manifest:
             "classes": CLASSES,
             "source": self.source,
             "options": self.options,
+            **({"origin": self.origin} if self.origin is not None else {}),
             "splits": splits,
             "shards": shards,
         }
@@ -109,7 +132,9 @@ def load_manifest(bucket: Bucket) -> Manifest:
         if (classes := _entry(content, "classes", list)) != list(CLASSES):
             raise CallerError(f"{bucket.uri}/{MANIFEST}: classes {classes}; must be {list(CLASSES)}")
         shards = tuple(_shard(entry, number) for number, entry in enumerate(_entry(content, "shards", list)))
-        return Manifest(_entry(content, "source", str), _entry(content, "options", dict), shards)
+        if (origin := content.get("origin")) is not None:
+            _entry(origin, "place", str, "origin.")
+        return Manifest(_entry(content, "source", str), _entry(content, "options", dict), shards, origin)
     except (ValueError, RecursionError) as error:
         raise CallerError(f"{bucket.uri}/{MANIFEST}: is not a manifest: {one_line(error)}") from None
 

@@ -51,20 +51,30 @@ class Opened:
     count: int
 
 
+def require_source(source: str) -> None:
+    """Raise CallerError for what is none by its name, with what would be right."""
+    if source in ("drawn", "tfds:cats_vs_dogs") or (source.startswith("folder:") and source != "folder:"):
+        return
+    is_path = not re.match(r"\w*:", source) and (
+        source.startswith(("~", ".")) or "/" in source or os.path.exists(source)
+    )
+    meant = f"give folder:{source}" if is_path and source else "give drawn, folder:PATH or tfds:cats_vs_dogs"
+    raise CallerError(f"{source!r} is not a source: {meant}")
+
+
 def open_source(source: str, seed: int) -> Opened:
     """The items of `drawn`, `folder:PATH` or `tfds:cats_vs_dogs`; raises CallerError that tells what is wrong."""
+    require_source(source)
     kind, _, rest = source.partition(":")
     if source == "drawn":
         return Opened(
             (Item(f"drawn-{i:05d}", i % 2, Drawn(seed, i)) for i in range(drawn_pictures.EXAMPLES)),
             drawn_pictures.EXAMPLES,
         )
-    if kind == "folder" and rest:
+    if kind == "folder":
         path = Path(rest).expanduser()
         return _zip(path) if path.is_file() else _folder(path)
-    if source == "tfds:cats_vs_dogs":
-        return _tfds("cats_vs_dogs")
-    raise CallerError(f"{source!r} is not a source: give drawn, folder:PATH or tfds:cats_vs_dogs")
+    return _tfds(rest)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from catdog.data.example import decode_example
 from catdog.data.process_pool import process_pool
-from catdog.data.shards import CLASSES, MANIFEST, SKIPPED, SPLITS, Manifest, Shard, load_manifest
+from catdog.data.shards import BEGUN, CLASSES, LEASE, MANIFEST, SPLITS, Manifest, Shard, load_manifest
 from catdog.data.tfrecord import checked_payload, record_index
 from catdog.errors import CallerError, one_line
 from catdog.storage import Bucket, crc32c
@@ -41,7 +41,7 @@ def verify(bucket: Bucket) -> tuple[Manifest | None, list[str]]:
     with process_pool() as pool:
         buckets = [bucket] * len(manifest.shards)
         faults = [fault for found in pool.map(shard_faults, buckets, manifest.shards) for fault in found]
-    named = {shard.name for shard in manifest.shards} | {MANIFEST, SKIPPED}
+    named = manifest.files | {LEASE, BEGUN}
     faults += [f"{name}: the manifest does not name it" for name in bucket.list() if name not in named]
     return manifest, [*_manifest_faults(bucket.read(MANIFEST), manifest), *faults]
 

@@ -2,16 +2,20 @@
 
 import json
 import re
+import tomllib
 import types
 import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import tomli_w
+
 from catdog import __version__
 from catdog.errors import CallerError, FinalError, RunError, one_line
 from catdog.recipe import VERSION_KEY, Recipe, parse_recipe
 from catdog.storage import Bucket, Stat
+from catdog.storage.lease import LEASE, is_lease
 
 RECIPE = "recipe.toml"
 METRICS = "metrics.jsonl"
@@ -161,6 +165,29 @@ def evaluation_of(run: Bucket, split: str, digest: str, *, named: bool) -> str:
     ending = f"{evaluation('test')}/metrics.json"
     is_own = json.loads(run.read(ending))["data"]["digest"] == digest if run.exists(ending) else not named
     return evaluation(split, other="" if is_own else digest)
+
+
+def written_by_a_run(name: str) -> bool:
+    """Whether catdog writes an object of this name into a run, the lease apart."""
+    if name in (RECIPE, METRICS, MODEL, REPORT) or name.startswith((evaluation(""), f"{TENSORBOARD}/")):
+        return True
+    return any({*files} <= {COMMIT, STATE} for files in checkpoint_files([name]).values())
+
+
+def require_ours(run: Bucket) -> None:
+    """Raise CallerError for a place with something that a run would replace or delete, and that no run of catdog has left."""
+    if recipe_of(run) is not None:
+        content = run.read(RECIPE).decode()
+        if tomli_w.dumps(tomllib.loads(content)) != content and not committed(run.list(f"{CHECKPOINTS}/")):
+            raise CallerError(f"{run.uri}: its {RECIPE} was written by hand, not by a run: name another folder")
+        return
+    others = [name for name in (METRICS, MODEL, REPORT) if run.exists(name)]
+    for folder in (f"{CHECKPOINTS}/", evaluation(""), f"{TENSORBOARD}/"):
+        others += run.list(folder)[:1]
+    if (lease := run.find(LEASE)) is not None and not is_lease(lease):
+        others.append(LEASE)
+    if others:
+        raise CallerError(f"{run.uri}: holds {others[0]} but no {RECIPE} that tells whose: name another folder")
 
 
 def recipe_of(run: Bucket) -> Recipe | None:

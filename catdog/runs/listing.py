@@ -10,9 +10,9 @@ from typing import Literal
 from catdog.errors import CallerError, one_line
 from catdog.recipe import parse_recipe
 from catdog.runs.folder import METRICS, MODEL, RECIPE, REPORT, committed, evaluation
-from catdog.runs.lease import LEASE, held
 from catdog.runs.metrics_file import Epoch, best_epoch, epochs, parse_metrics
 from catdog.storage import Bucket
+from catdog.storage.lease import LEASE, held
 
 THREADS = 16
 """Runs that are looked into at a time."""

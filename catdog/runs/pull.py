@@ -28,10 +28,11 @@ from catdog.runs.folder import (
     read_commit,
     recipe_of,
     require_committed,
+    require_ours,
     state_name,
 )
-from catdog.runs.lease import LEASE, held
 from catdog.storage import Bucket, Folder, Stat, Unavailable, crc32c
+from catdog.storage.lease import LEASE, held
 
 THREADS = 8
 """Files that are fetched at a time."""
@@ -65,9 +66,9 @@ def pull(run: Bucket, folder: Folder, which: str) -> Pulled:
     """Bring a run with its `best` or `last` checkpoint, or that of a step, to a folder, which is then a run itself.
 
     A checkpoint's commit comes last, so a pull that was broken off leaves none that looks whole, and the next one
-    brings the rest. Raises CallerError where there is no run or no such checkpoint, and where the folder holds another
-    run, one that is being trained, or this one gone further; the folder is then as it was. Raises RunError when an
-    object is not what it should be or is deleted meanwhile, and when the store does not answer.
+    brings the rest. Raises CallerError where there is no run or no such checkpoint, and where the folder holds files
+    of something else, another run, one that is being trained, or this one gone further; the folder is then as it was.
+    Raises RunError when an object is not what it should be or is deleted meanwhile, and when the store does not answer.
     """
     if not re.fullmatch("best|last|[0-9]+", which):
         raise CallerError(f"--which {which}: must be best, last or the step of a checkpoint")
@@ -77,11 +78,10 @@ def pull(run: Bucket, folder: Folder, which: str) -> Pulled:
     try:
         names = run.list()
         commits = _commits(run, which, committed(names))
-        is_again = _check_folder(folder, run, recipe, commits[0], max(committed(names)))
+        _check_folder(folder, run, recipe, commits[0], max(committed(names)))
         wanted = _wanted(run, names, commits)
         missing = _missing(folder, wanted, commits)
-        if is_again:
-            folder.sweep()
+        folder.sweep(wanted.__contains__)
         _fetch_missing(run, folder, missing, commits)
     except FileNotFoundError as error:
         gone = error.filename or error
@@ -120,11 +120,12 @@ def _commits(run: Bucket, which: str, steps: Sequence[int]) -> list[Commit]:
     return [commit, read_commit(run, best)]
 
 
-def _check_folder(folder: Folder, run: Bucket, recipe: Recipe, commit: Commit, newest: int) -> bool:
-    """Whether the folder holds this run already; raises CallerError where it holds what must not be written over."""
+def _check_folder(folder: Folder, run: Bucket, recipe: Recipe, commit: Commit, newest: int) -> None:
+    """Raise CallerError where the folder holds what must not be written over."""
+    require_ours(folder)
     before = recipe_of(folder)
     if before is None:
-        return False
+        return
     ours = _committed_in(folder)
     different = differences(before, recipe)
     manifest = _manifest(folder, ours[-1]) if ours else None
@@ -139,7 +140,6 @@ def _check_folder(folder: Folder, run: Bucket, recipe: Recipe, commit: Commit, n
         raise CallerError(
             f"{folder.uri}: has gone on to step {ours[-1]}, and {run.uri} only to step {newest}: pull into another folder"
         )
-    return True
 
 
 def _manifest(folder: Folder, step: int) -> str | None:

@@ -92,12 +92,8 @@ class Bucket(ABC):
         """Delete an object; it is no error when it is not there."""
 
     @abstractmethod
-    def delete_all(self, prefix: str) -> None:
-        """Delete every object whose name starts with `prefix/`, and what killed writers left there."""
-
-    @abstractmethod
-    def sweep(self) -> None:
-        """Remove what killed writers left behind."""
+    def sweep(self, ours: Callable[[str], bool]) -> None:
+        """Remove what killed writers of the objects whose names are `ours` left behind, and nothing else."""
 
     @abstractmethod
     def local(self, name: str) -> Path | None:

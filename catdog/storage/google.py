@@ -127,12 +127,9 @@ class GoogleBucket(Bucket):
         with contextlib.suppress(FileNotFoundError):
             self._call("delete", name, lambda: self._blob(name).delete(**_once()))
 
-    def delete_all(self, prefix: str) -> None:
-        for name in self.list(f"{prefix}/"):
-            self.delete(name)
-
-    def sweep(self) -> None:
-        """Remove the temporary files that killed processes left on this machine; in the store they have left nothing."""
+    def sweep(self, ours: Callable[[str], bool]) -> None:
+        """Remove the temporary files that killed processes left on this machine, whatever they were to become; in the
+        store they have left nothing."""
         for path in self.scratch().glob(f"{_TEMPORARY}*"):
             if not _OURS.fullmatch(path.name):
                 continue

@@ -3,23 +3,26 @@
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from catdog.errors import CallerError, RunError
 from catdog.storage.bucket import Bucket, Changed, Stat, crc32c, nobody
 
-_TEMPORARY = ".part-"
 _LOCK = ".lock"
+_PARTS = ".part-*"
+_PART = re.compile(r"\.part-[a-z0-9_]{8}-(.+)", re.DOTALL)
+"""Name of a file on its way: eight characters of Python's, and the name of the file that it is to become."""
 
 
 @dataclass(frozen=True)
 class Folder(Bucket):
-    """A bucket in a folder: an object is a file, and a file that is being written has a name that is none."""
+    """A bucket in a folder: an object is a file. `list` passes over hidden ones, as those are that are being written."""
 
     @property
     def _root(self) -> Path:
@@ -63,9 +66,7 @@ class Folder(Bucket):
         target = self.local(name)
         with self._writable():
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, text = tempfile.mkstemp(prefix=_TEMPORARY, suffix=target.suffix, dir=target.parent)
-        os.close(handle)
-        temporary = Path(text)
+            handle, temporary = _new_part(target)
         try:
             yield temporary
             _sync(temporary)
@@ -78,6 +79,7 @@ class Folder(Bucket):
             _sync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
+            os.close(handle)
 
     def swap(self, name: str, content: bytes, expected: Stat | None) -> Stat:
         with self._writable():
@@ -85,6 +87,7 @@ class Folder(Bucket):
         with self._alone():
             if self.stat(name) != expected:
                 raise _changed(self.local(name))
+            self._sweep(self.local(name).parent.glob(_PARTS), name.__eq__)
             with self.writing(name) as path:
                 path.write_bytes(content)
                 return Stat(len(content), crc32c(path))
@@ -92,13 +95,10 @@ class Folder(Bucket):
     def delete(self, name: str) -> None:
         with self._writable():
             self.local(name).unlink(missing_ok=True)
+        self._forget_folder(self.local(name).parent)
 
-    def delete_all(self, prefix: str) -> None:
-        shutil.rmtree(self.local(prefix), ignore_errors=True)
-
-    def sweep(self) -> None:
-        for path in self._root.rglob(f"{_TEMPORARY}*"):
-            path.unlink(missing_ok=True)
+    def sweep(self, ours: Callable[[str], bool]) -> None:
+        self._sweep(list(self._root.rglob(_PARTS)), ours)  # folders go meanwhile
 
     def local(self, name: str) -> Path:
         return self._root / name
@@ -111,9 +111,24 @@ class Folder(Bucket):
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Alone with the bucket among all who ask for this."""
-        with open(self._root / _LOCK, "w") as lock:  # not beside the object, where it might be deleted
+        with open(self._root / _LOCK, "a") as lock:  # not beside the object, where it might be deleted
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def _sweep(self, parts: Iterable[Path], ours: Callable[[str], bool]) -> None:
+        for path in parts:
+            named = _PART.fullmatch(path.name)
+            if named and ours(path.with_name(named[1]).relative_to(self._root).as_posix()):
+                with contextlib.suppress(OSError), open(path, "r+b") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while somebody is writing it
+                    path.unlink()
+                self._forget_folder(path.parent)
+
+    def _forget_folder(self, folder: Path) -> None:
+        """Remove a folder below the bucket's own that has become empty: of no object, there is no folder."""
+        if folder != self._root:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     @contextlib.contextmanager
     def _writable(self) -> Iterator[None]:
@@ -129,7 +144,18 @@ def _changed(path: Path) -> Changed:
 
 
 def _hidden(name: str) -> bool:
-    return name.rpartition("/")[2].startswith((_TEMPORARY, _LOCK))
+    return name.rpartition("/")[2].startswith(".")
+
+
+def _new_part(target: Path) -> tuple[int, Path]:
+    """A new file to become `target`, and a handle that keeps it locked, so that nobody sweeps it away while it is open."""
+    while True:
+        handle, text = tempfile.mkstemp(prefix=".part-", suffix=f"-{target.name}", dir=target.parent)
+        with contextlib.suppress(OSError):  # where nothing can be locked, nothing is swept either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(text)
+        os.close(handle)  # swept away before it was locked
 
 
 def _sync(path: Path) -> None:

@@ -12,12 +12,12 @@ from catdog.runs.folder import (
     Commit,
     Position,
     checkpoint_files,
-    checkpoint_folder,
     commit_name,
     committed,
     read_commit,
     require_committed,
     state_name,
+    written_by_a_run,
 )
 from catdog.storage import Bucket, Changed, Stat, crc32c
 
@@ -120,12 +120,12 @@ class Checkpoints:
         return read_commit(self._run, step).position
 
     def sweep(self) -> None:
-        """Remove what killed saves left behind: everything without a commit."""
-        self._run.sweep()
+        """Remove what killed saves left behind: what they have written without a commit."""
+        self._run.sweep(written_by_a_run)
         names = self._names()
         for step in checkpoint_files(names).keys() - {*committed(names)}:
             self._allowed()
-            self._run.delete_all(checkpoint_folder(step))
+            self._delete(step)
 
     def _names(self) -> list[str]:
         return self._run.list(f"{CHECKPOINTS}/")
@@ -167,7 +167,7 @@ class Checkpoints:
         """Replaces no other state: this process may lose its lease meanwhile, and the next one commit the same step."""
         step = snapshot.position.step
         self._allowed()
-        self._run.delete_all(checkpoint_folder(step))  # what a save that came to no commit has left
+        self._delete(step)  # what a save that came to no commit has left
         with self._run.writing(state_name(step), new=True) as path:
             np.savez(path, allow_pickle=False, **snapshot.arrays)
             commit = Commit(snapshot.position, Stat(path.stat().st_size, crc32c(path)))
@@ -178,6 +178,10 @@ class Checkpoints:
         steps = self.steps()
         newest = steps[-self._keep :]
         for step in set(steps) - {*newest, *(self.position(step).best_step for step in newest)}:
-            # The commit goes first, so that a kill in between leaves no checkpoint that looks whole.
-            self._run.delete(commit_name(step))
-            self._run.delete_all(checkpoint_folder(step))
+            self._delete(step)
+
+    def _delete(self, step: int) -> None:
+        """Delete a checkpoint's own files, and nothing that a person has put beside them."""
+        # The commit goes first, so that a kill in between leaves no checkpoint that looks whole.
+        for name in (commit_name(step), state_name(step)):
+            self._run.delete(name)

@@ -1,10 +1,13 @@
 """The run's numbers: metrics.jsonl and TensorBoard, at the same points."""
 
+import itertools
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -12,6 +15,9 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from catdog.runs.folder import METRICS, TENSORBOARD
 from catdog.runs.metrics_file import Line
 from catdog.storage import Bucket
+
+_SUFFIX = ".catdog"
+"""Ends the name of an event file, so that those of other programs are known from it."""
 
 
 class MetricsLog:
@@ -27,9 +33,10 @@ class MetricsLog:
         self._temporary = tempfile.TemporaryDirectory()
         self._folder = self._in_place or Path(self._temporary.name)
         for stale in self._folder.glob("events.*"):
-            stale.unlink()
+            if stale.name.endswith(_SUFFIX) or _tells_of(stale, lines):
+                stale.unlink()
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._events = EventFileWriter(str(self._folder))
+        self._events = EventFileWriter(str(self._folder), filename_suffix=_SUFFIX)
         for line in lines:
             self._add_event(line)
 
@@ -62,3 +69,13 @@ class MetricsLog:
         numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and k not in ("step", "time")}
         values = [Summary.Value(tag=f"{line['split']}/{name}", simple_value=v) for name, v in numbers.items()]
         self._events.add_event(Event(wall_time=line["time"], step=line["step"], summary=Summary(value=values)))
+
+
+def _tells_of(events: Path, lines: Sequence[Line]) -> bool:
+    """Whether an event file begins with one of these lines, and so is that of an earlier version or of a pull."""
+    told = {(line["step"], line.get("time")) for line in lines}
+    try:
+        first = [*itertools.islice(EventFileLoader(str(events)).Load(), 1, 2)]  # after the one that tells the format
+    except Exception:  # other programs' bytes fail to be read in too many ways to name
+        return False
+    return any((event.step, event.wall_time) in told for event in first)

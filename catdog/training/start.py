@@ -23,9 +23,9 @@ from catdog.recipe import (
     to_table,
     to_toml,
 )
-from catdog.runs.folder import RECIPE, Position, recipe_of
-from catdog.runs.lease import Lease, hold
+from catdog.runs.folder import MODEL, RECIPE, REPORT, Position, evaluation, recipe_of, require_ours
 from catdog.storage import Bucket, open_bucket
+from catdog.storage.lease import Lease, hold
 from catdog.training.checkpoint import Arrays, Checkpoints
 from catdog.training.schedule import Span, spans
 from catdog.training.screen import say
@@ -85,6 +85,8 @@ def started(recipe: Recipe) -> Iterator[Start]:
     order = _order(recipe, manifest)
     group = make_group(recipe.run.strategy)
     check_replicas(recipe, group.strategy.num_replicas_in_sync)
+    if group.chief:
+        require_ours(run)
     if data.local("") is None:
         require_limit(recipe.cache, _held_at_once(recipe, manifest))
     pins = pinned(data, [*manifest.split("train"), *manifest.split("val")])
@@ -143,6 +145,8 @@ def _begin(
     recipe = _settle_precision(recipe, before)
     if newest is not None:
         _refuse_another_run(recipe, before, checkpoints.position(newest), manifest, run)
+    elif before is not None:
+        _refuse_to_begin_again(recipe, before, run)
     lease.require()
     run.write(RECIPE, to_toml(recipe).encode())
     checkpoints.sweep()
@@ -177,6 +181,19 @@ def _refuse_another_run(
     if different:
         told = "; ".join(dict.fromkeys(different))
         raise CallerError(f"{run.uri}: holds a run that differs in {told}: name another folder with --run")
+
+
+def _refuse_to_begin_again(recipe: Recipe, before: Recipe, run: Bucket) -> None:
+    """What a run that has no checkpoint, or none any more, has come to is not written over."""
+    if different := differences(before, recipe):
+        raise CallerError(
+            f"{run.uri}: holds a run that differs in {'; '.join(different)}: name another folder with --run"
+        )
+    for name in (MODEL, REPORT, f"{evaluation('test')}/metrics.json"):
+        if run.exists(name):
+            raise CallerError(
+                f"{run.uri}: holds {name} of a run whose checkpoints are gone, which can't go on: name another folder with --run"
+            )
 
 
 def _as_chief(

@@ -12,16 +12,15 @@ from pathlib import Path
 import pytest
 
 from catdog.errors import CallerError, RunError
-from catdog.runs import lease
-from catdog.runs.lease import LEASE, hold
-from catdog.storage import Bucket, Changed, Folder, Stat, Unavailable, open_bucket
+from catdog.storage import Bucket, Changed, Folder, Stat, Unavailable, lease, open_bucket
+from catdog.storage.lease import LEASE, hold
 from tests.pace import within
 from tests.stand_ins.fake_store import FakeStore, Fault
 
 HOLDER = """
 import sys
 from catdog.storage import open_bucket
-from catdog.runs.lease import hold
+from catdog.storage.lease import hold
 with hold(open_bucket(sys.argv[1]), print):
     print("held", flush=True)
     sys.stdin.read()

@@ -15,10 +15,9 @@ from small_runs import begin, finish, train
 
 from catdog import cli
 from catdog.command import printing
-from catdog.runs import lease
-from catdog.runs.lease import LEASE, hold
 from catdog.runs.listing import Summary, by_run, find_runs
-from catdog.storage import Bucket, Folder, open_bucket
+from catdog.storage import Bucket, Folder, lease, open_bucket
+from catdog.storage.lease import LEASE, hold
 from tests.pace import within
 from tests.stand_ins.fake_store import FakeStore
 

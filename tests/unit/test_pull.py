@@ -16,11 +16,10 @@ from small_runs import RECIPE, begin, delete_checkpoint, finish, train
 from catdog import cli
 from catdog.errors import CallerError, RunError
 from catdog.recipe import override
-from catdog.runs import lease
-from catdog.runs.lease import LEASE, hold
 from catdog.runs.pull import Pulled, pull
-from catdog.storage import Bucket, Folder, GoogleBucket, Stat, open_bucket
+from catdog.storage import Bucket, Folder, GoogleBucket, Stat, lease, open_bucket
 from catdog.storage.bucket import nobody
+from catdog.storage.lease import LEASE, hold
 from catdog.training.checkpoint import Checkpoints
 from tests.pace import within
 from tests.stand_ins.fake_store import FakeStore, Fault

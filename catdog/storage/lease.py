@@ -1,4 +1,4 @@
-"""The lease of a run: an object that tells which process trains it, renewed for as long as that process lives."""
+"""The lease of a run or a data set: an object that tells which process writes it, renewed for as long as that lives."""
 
 import contextlib
 import json
@@ -8,30 +8,52 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from catdog.errors import CallerError, HeldError, RunError, one_line
-from catdog.storage import Bucket, Changed, Stat
+from catdog.storage.bucket import Bucket, Changed, Stat
 
-LEASE = "lease.json"
 SECONDS = 30.0
 """A lease that was not renewed for this long has run out; it is renewed three times as often."""
 _PARTING = 2.0
 """Seconds that a release may take: a lease that was not released runs out by itself."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a lease is held for, and the words that it is told in."""
+
+    lease: str
+    """Name of the object."""
+    stays: bool
+    """Whether the object is still there, marked as released, when the work is done."""
+    what: str
+    """What is worked on, as in `run`."""
+    verb: str
+    """What is done to it, as in `train`; and that it is done, as in `trained`."""
+    participle: str
+    instead: str
+    """What who is refused may do."""
+
+
+LEASE = "lease.json"
+TRAINING = Work(LEASE, True, "run", "train", "trained", "stop that, or use another --run")
+
+
 class Lease:
-    """A run's lease in the hands of this process.
+    """A lease in the hands of this process.
 
     No two processes have it at a time: each change of the object is made only if it still is as its holder left it.
     """
 
-    def __init__(self, run: Bucket, me: dict[str, Any], stat: Stat, taken: float) -> None:
-        self._run = run
+    def __init__(self, bucket: Bucket, work: Work, me: dict[str, Any], stat: Stat, taken: float) -> None:
+        self._bucket = bucket
+        self._work = work
         self._me = me
         self._stat = stat
         self._renewed = taken
@@ -54,13 +76,16 @@ class Lease:
         self.check()
 
     def release(self) -> None:
-        """Leave the run to whoever wants it next; while the store does not answer, the lease is left to run out."""
+        """Leave the work to whoever wants it next; while the store does not answer, the lease is left to run out."""
         self._ended.set()
         self._thread.join(_PARTING)
         if self._lost is None and not self._thread.is_alive():
             with contextlib.suppress(RunError, CallerError, OSError):
-                run = replace(self._run, patience=_PARTING)
-                run.swap(LEASE, _content(self._me | {"released": True}), self._stat)
+                bucket = replace(self._bucket, patience=_PARTING)
+                if self._work.stays:
+                    bucket.swap(self._work.lease, _content(self._me | {"released": True}), self._stat)
+                elif _clock() - self._renewed < SECONDS * 2 / 3:  # until it has run out nobody else takes it
+                    bucket.delete(self._work.lease)
 
     def _keep(self) -> None:
         renewals = 0
@@ -68,77 +93,103 @@ class Lease:
             renewals += 1  # a folder numbers no generations: only other bytes show that the lease was renewed
             began, lost = _clock(), None
             try:
-                self._stat = self._run.swap(LEASE, _content(self._me | {"renewals": renewals}), self._stat)
+                self._stat = self._bucket.swap(
+                    self._work.lease, _content(self._me | {"renewals": renewals}), self._stat
+                )
                 self._renewed = began
             except Changed:
-                lost = "another process has taken this run over"
+                lost = f"another process has taken this {self._work.what} over"
                 with contextlib.suppress(Exception):
                     lost = self._taken_over()
             except Exception as error:
                 if _clock() - self._renewed > SECONDS:
-                    lost = f"the run's lease could not be renewed: {one_line(error)}"
+                    lost = f"the {self._work.what}'s lease could not be renewed: {one_line(error)}"
             with self._changed:
-                self._lost = RunError(f"{self._run.uri}: {lost}") if lost else None
+                self._lost = RunError(f"{self._bucket.uri}: {lost}") if lost else None
                 self._changed.notify_all()
 
     def _taken_over(self) -> str | None:
-        """Who has taken the run over; None if what is there is a renewal of ours whose reply was lost."""
-        found, holder = self._run.stat(LEASE), _holder(self._run)  # in this order, or `found` could be another's
+        """Who has taken the lease over; None if what is there is a renewal of ours whose reply was lost."""
+        found, holder = (
+            self._bucket.stat(self._work.lease),
+            _holder(self._bucket, self._work),
+        )  # in this order, or `found` could be another's
         if found is not None and holder.get("owner") == self._me["owner"]:
             self._stat = found
             return None
-        return f"{_name(holder)} has taken this run over"
+        return f"{_name(holder)} has taken this {self._work.what} over"
 
 
 @contextlib.contextmanager
-def hold(run: Bucket, say: Callable[[str], None]) -> Iterator[Lease]:
-    """Have the run's lease while the block lasts.
+def hold(bucket: Bucket, say: Callable[[str], None], work: Work = TRAINING) -> Iterator[Lease]:
+    """Have the lease of the run or data set in a bucket while the block lasts.
 
     It is taken at once where there is none, or its holder has released it or is a process of this machine that has
     ended; else only after it has not been renewed for as long as it lasts. Raises HeldError that names the process
     that does renew it.
     """
-    me = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "machine": _machine()} | _process(os.getpid())
-    lease = Lease(run, me, *_acquire(run, _content(me), say))
+    me = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "machine": _machine(), "since": round(time.time())}
+    me |= _process(os.getpid())
+    lease = Lease(bucket, work, me, *_acquire(bucket, work, _content(me), say))
     try:
         yield lease
     finally:
         lease.release()
 
 
-def held(run: Bucket, age: float) -> bool:
-    """Whether a process has a run whose lease was renewed `age` seconds ago, as far as one look at it tells."""
-    return age < SECONDS and not _free(_holder(run))
+def held(bucket: Bucket, age: float) -> bool:
+    """Whether a process trains a run whose lease was renewed `age` seconds ago, as far as one look at it tells."""
+    return age < SECONDS and not _free(_holder(bucket, TRAINING))
 
 
-def _acquire(run: Bucket, content: bytes, say: Callable[[str], None]) -> tuple[Stat, float]:
-    """The lease's object once it is ours, and since when it may be."""
-    seen = run.stat(LEASE)
-    if seen is not None and not _free(holder := _holder(run)):
-        if holder.get("machine") == _machine():
-            raise HeldError(_refusal(run, holder))
-        say(f"waiting up to {SECONDS:.0f} s: {_name(holder)} may still be training this run")
-        seen = _waited_for(run, seen)
-    began = _clock()
+def is_lease(content: bytes) -> bool:
+    """Whether an object's bytes are what a process of catdog has written to tell that it works there."""
     try:
-        return run.swap(LEASE, content, seen), began
+        holder = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(holder, dict) and {"owner", "host", "machine"} <= holder.keys()
+
+
+def wait_until_free(bucket: Bucket, say: Callable[[str], None], work: Work = TRAINING) -> Stat | None:
+    """The lease's object, if there is one, once it may be taken; raises HeldError as `hold` does."""
+    seen = bucket.stat(work.lease)
+    if seen is not None and not _free(holder := _holder(bucket, work)):
+        if holder.get("machine") == _machine():
+            raise HeldError(_refusal(bucket, work, holder))
+        say(f"waiting up to {SECONDS:.0f} s: {_name(holder)} may still {work.verb} this {work.what}")
+        seen = _waited_for(bucket, work, seen)
+    return seen
+
+
+def _acquire(bucket: Bucket, work: Work, content: bytes, say: Callable[[str], None]) -> tuple[Stat, float]:
+    """The lease's object once it is ours, and since when it may be."""
+    seen, began = wait_until_free(bucket, say, work), _clock()
+    try:
+        return bucket.swap(work.lease, content, seen), began
     except Changed:
-        raise HeldError(f"{run.uri}: {_name(_holder(run))} has begun to train it just now") from None
+        name = _name(_holder(bucket, work))
+        raise HeldError(f"{bucket.uri}: {name} has begun to {work.verb} it just now") from None
 
 
-def _waited_for(run: Bucket, seen: Stat) -> Stat | None:
+def _waited_for(bucket: Bucket, work: Work, seen: Stat) -> Stat | None:
     """The lease once it has run out or is free; raises HeldError as soon as it is renewed."""
-    began, now = time.monotonic(), run.stat(LEASE)
+    began, now = time.monotonic(), bucket.stat(work.lease)
     while now == seen and time.monotonic() - began < SECONDS:
         time.sleep(SECONDS / 30)
-        now = run.stat(LEASE)
-    if now != seen and now is not None and not _free(holder := _holder(run)):
-        raise HeldError(_refusal(run, holder))
+        now = bucket.stat(work.lease)
+    if now != seen and now is not None and not _free(holder := _holder(bucket, work)):
+        raise HeldError(_refusal(bucket, work, holder))
     return now
 
 
-def _refusal(run: Bucket, holder: dict[str, Any]) -> str:
-    return f"{run.uri}: is being trained by {_name(holder)}; stop that, or use another --run"
+def _refusal(bucket: Bucket, work: Work, holder: dict[str, Any]) -> str:
+    since = ""
+    with contextlib.suppress(
+        KeyError, TypeError, ValueError, OverflowError, OSError
+    ):  # that of an earlier version lacks it
+        since = f" since {datetime.fromtimestamp(holder['since']).isoformat(' ')}"
+    return f"{bucket.uri}: is being {work.participle} by {_name(holder)}{since}; {work.instead}"
 
 
 def _free(holder: dict[str, Any]) -> bool:
@@ -149,10 +200,10 @@ def _free(holder: dict[str, Any]) -> bool:
     return here and _process(holder.get("pid", 0)).get("started") != holder.get("started")
 
 
-def _holder(run: Bucket) -> dict[str, Any]:
+def _holder(bucket: Bucket, work: Work) -> dict[str, Any]:
     """Who holds the lease as its object tells; nobody where it tells nothing."""
     try:
-        holder = json.loads(run.read(LEASE))
+        holder = json.loads(bucket.read(work.lease))
     except (FileNotFoundError, ValueError):
         return {"released": True}
     return holder if isinstance(holder, dict) else {"released": True}
