@@ -87,11 +87,7 @@ def serving(folder: Path, port: int, bucket: str, host: str = "127.0.0.1") -> It
     Raises Refused when another process serves the folder or the port, and for a folder with files of something else,
     which an object of the same name would replace.
     """
-    there = (
-        set(os.listdir(folder)) - {".lock", ".part"} if os.path.isdir(folder) and os.access(folder, os.R_OK) else set()
-    )
-    if there and _STATE not in there:
-        raise Refused(f"{folder}: holds {min(there)} but no {_STATE} of a bucket; give another --folder")
+    _refuse_others(folder)
     with alone_in(folder, "is being served already; give another --folder"):
         storage = _Storage(folder)
         made = create_bucket(bucket, storage) or storage.get_bucket(bucket)
@@ -108,6 +104,14 @@ def serving(folder: Path, port: int, bucket: str, host: str = "127.0.0.1") -> It
             server.shutdown()
             server.turn.acquire()  # for good: what was begun is done, and nothing else begins
             server.server_close()
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raise Refused for a folder that holds something and was never served."""
+    with contextlib.suppress(OSError):  # of a folder that is not there, or cannot be read
+        there = {path.name for path in folder.iterdir()} - {".lock", ".part"}
+        if there and _STATE not in there:
+            raise Refused(f"{folder}: holds {min(there)} but no {_STATE} of a bucket; give another --folder")
 
 
 def run(command: Sequence[str], host: str) -> int:

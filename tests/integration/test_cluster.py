@@ -34,6 +34,16 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     assert "Not a directory" in refused(LocalCluster(tmp_path / "file" / "state"), "up")
 
 
+@pytest.mark.parametrize("name", ["token", "node-0.log", "cluster.json"])
+def test_a_folder_with_files_of_something_else_is_left_alone(tmp_path: Path, name: str) -> None:
+    cluster = LocalCluster(tmp_path / "state")
+    cluster.folder.mkdir()
+    (cluster.folder / name).write_text("mine")
+    assert name in (told := refused(cluster, "up")) and "give another --folder" in told
+    cluster.infra("down")
+    assert (cluster.folder / name).read_text() == "mine"
+
+
 def processes(folder: Path) -> list[psutil.Process]:
     """All that were given the token that lies in a folder."""
     found = []

@@ -129,6 +129,15 @@ def test_a_fault_in_a_shard_in_the_bucket_is_named(data: Bucket) -> None:
     assert faults and all(fault.startswith(name) for fault in faults)
 
 
+def test_a_folder_with_files_of_something_else_is_not_served(tmp_path: Path) -> None:
+    (tmp_path / "catdog").mkdir()
+    (tmp_path / "catdog/photo.jpg").write_bytes(b"mine")
+    done = ended("--folder", str(tmp_path), "--port", "0", "--", "true")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "holds catdog but no .meta of a bucket; give another --folder" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["catdog"]
+
+
 @pytest.mark.parametrize("size", [0, 1, 300_000, 9 << 20], ids=["empty", "a byte", "in one part", "as a session"])
 def test_an_object_of_any_size_is_written_listed_read_replaced_and_deleted(server: Server, size: int) -> None:
     bucket = open_bucket("gs://catdog/some/prefix", patience=within(5))

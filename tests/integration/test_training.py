@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from catdog.recipe import Recipe, load_recipe, override
 from catdog.storage import Bucket, open_bucket
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.progress import Progress
+from catdog.training.start import started
 from catdog.training.state import exported_weights
 from catdog.training.trainer import train
 
@@ -95,6 +97,69 @@ def test_another_data_set_is_refused(recipe: Recipe, alone: str, small_data: Buc
     prepare(load_manifest(small_data).source, other, PrepareOptions(side=64, shards=4, seed=1))
     with pytest.raises(CallerError, match="manifest"):
         train(changed(recipe, {"data.uri": other.uri, "run.uri": alone}))
+
+
+def everything(folder: str) -> dict[str, bytes]:
+    """Every file in a folder but the lease, which tells of the last that looked."""
+    files = (path for path in Path(folder).rglob("*") if path.is_file())
+    return {str(path): path.read_bytes() for path in files if path.name not in ("lease.json", ".lock")}
+
+
+def refused(recipe: Recipe, told: str) -> None:
+    """Training is refused in one line, and the run's folder is as it was."""
+    before = everything(recipe.run.uri)
+    with pytest.raises(CallerError, match=told) as caught:
+        train(recipe)
+    assert "\n" not in str(caught.value)
+    assert everything(recipe.run.uri) == before
+
+
+def test_a_finished_run_without_its_checkpoints_is_not_written_over(recipe: Recipe, alone: str) -> None:
+    shutil.copytree(alone, recipe.run.uri)
+    shutil.rmtree(Path(recipe.run.uri) / "checkpoints")
+    refused(changed(recipe, {"run.seed": 7}), r"differs in run\.seed: 0 → 7: name another folder with --run")
+    refused(recipe, r"holds model\.keras of a run whose checkpoints are gone.*name another folder with --run")
+    (Path(recipe.run.uri) / "model.keras").unlink()
+    refused(recipe, r"holds report\.html of a run whose checkpoints are gone")
+
+
+def test_a_run_that_came_to_no_checkpoint_begins_again_with_its_own_recipe_alone(recipe: Recipe) -> None:
+    with started(recipe):
+        pass
+    folder = Path(recipe.run.uri)
+    (folder / "metrics.jsonl").write_text('{"step": 2}\n')  # as a kill before the first commit leaves
+    (folder / "checkpoints/step-00000003").mkdir(parents=True)
+    (folder / "checkpoints/step-00000003/state.npz").write_bytes(b"half")
+    refused(changed(recipe, {"run.seed": 7}), r"differs in run\.seed")
+    with started(recipe) as start:
+        assert start.newest is None
+    assert not (folder / "checkpoints/step-00000003").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.keras",
+        "metrics.jsonl",
+        "report.html",
+        "lease.json",
+        "checkpoints/step-00001000/model.pt",
+        "evaluation/test/metrics.json",
+        "tensorboard/events.out.tfevents.1.host",
+    ],
+)
+def test_a_folder_of_something_else_is_refused_before_anything_is_touched(recipe: Recipe, name: str) -> None:
+    path = Path(recipe.run.uri) / name
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    refused(recipe, f"holds {name} but no recipe.toml that tells whose: name another folder")
+    assert path.read_text() == "{}" and [*Path(recipe.run.uri).rglob("*.*")] == [path]
+
+
+def test_a_recipe_that_was_written_by_hand_is_not_replaced(recipe: Recipe, small_recipe: Path) -> None:
+    Path(recipe.run.uri).mkdir()
+    shutil.copy(small_recipe, Path(recipe.run.uri) / "recipe.toml")
+    refused(recipe, "was written by hand")
 
 
 def test_training_from_scratch_updates_batch_norm_and_lowers_the_loss(recipe: Recipe) -> None:

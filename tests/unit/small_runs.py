@@ -41,4 +41,4 @@ def finish(run: Bucket) -> None:
 def delete_checkpoint(run: Bucket, step: int) -> None:
     """As the retention of a run in training does it."""
     run.delete(f"checkpoints/step-{step:08d}/COMMITTED.json")
-    run.delete_all(f"checkpoints/step-{step:08d}")
+    run.delete(f"checkpoints/step-{step:08d}/state.npz")

@@ -61,10 +61,20 @@ def test_what_was_best_when_a_kept_one_was_taken_is_kept_too(run: Bucket) -> Non
 
 def test_what_a_person_puts_beside_the_checkpoints_is_left_alone(run: Bucket) -> None:
     checkpoints = saved(run, [1])
-    names = ["checkpoints/step-00000001-mine/state.npz", "checkpoints/notes.txt"]
+    names = [
+        "checkpoints/step-00000001-mine/state.npz",
+        "checkpoints/notes.txt",
+        "checkpoints/step-00000001/why.txt",
+        "checkpoints/step-00001000/model.pt",
+        "checkpoints/step-00001000/.part-mine",
+    ]
     for name in names:
         run.write(name, b"mine")
     checkpoints.sweep()
+    for step in (2, 3, 4):
+        checkpoints.save(position(step), arrays(step), {})
+        checkpoints.wait()
+    assert checkpoints.steps() == [3, 4]
     assert all(run.read(name) == b"mine" for name in names)
 
 

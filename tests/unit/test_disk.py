@@ -190,12 +190,13 @@ def test_what_was_used_gives_way_before_what_was_fetched_for_later(tmp_path):
 def test_files_that_the_cache_did_not_make_are_neither_counted_nor_touched(tmp_path):
     (tmp_path / "notes.txt").write_bytes(b"x" * 10 * SIZE)
     (tmp_path / "train-00000-of-00004.tfrecord").write_bytes(b"mine")
+    (tmp_path / "deadbeef-5-my own.tfrecord").write_bytes(b"mine")
     (tmp_path / "dir").mkdir()
     shards = make_shards(4)
     bucket = FakeBucket(shards)
     with cached(bucket, tmp_path, 2 * SIZE) as cache:
         read_through(cache, shards)
-    assert {"notes.txt", "train-00000-of-00004.tfrecord", "dir"} < set(names(tmp_path))
+    assert {"notes.txt", "train-00000-of-00004.tfrecord", "deadbeef-5-my own.tfrecord", "dir"} < set(names(tmp_path))
     assert (tmp_path / "train-00000-of-00004.tfrecord").read_bytes() == b"mine"
 
 

@@ -596,7 +596,7 @@ with open_bucket("gs://bucket/x").writing("state.npz") as path:
     subprocess.run([sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(tmp_path)}, check=False)
     (left,) = tmp_path.iterdir()
     with bucket.writing("mine") as path:
-        bucket.sweep()
+        bucket.sweep(lambda name: True)
         assert list(tmp_path.iterdir()) == [path] != [left]
         path.write_bytes(b"mine")
     assert bucket.read("mine") == b"mine"
@@ -610,7 +610,7 @@ def test_what_only_looks_like_a_temporary_file_is_not_swept(
     theirs = ["catdog-photos.zip", "catdog-abcdefgh", "catdog-part-1.zip", "catdog-part-abcdefgh-old.tar.gz"]
     for name in [*theirs, "catdog-part-abcd_fg1.npz"]:
         (tmp_path / name).touch()
-    bucket.sweep()
+    bucket.sweep(lambda name: True)
     assert sorted(os.listdir(tmp_path)) == sorted(theirs)
 
 

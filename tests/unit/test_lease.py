@@ -65,6 +65,23 @@ def test_a_run_that_is_being_trained_is_refused_and_its_holder_named(run: Bucket
         pass
 
 
+def test_the_holder_is_told_with_the_time_since_when_it_has_the_run(run: Bucket) -> None:
+    with (
+        hold(run, ignore),
+        pytest.raises(CallerError, match=r" since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d; stop that"),
+        hold(run, ignore),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("since", [None, "noon", 1e300, [1]])
+def test_a_holder_that_tells_no_time_is_told_all_the_same(run: Bucket, since: object) -> None:
+    with hold(run, ignore):
+        run.write(LEASE, json.dumps(json.loads(run.read(LEASE)) | {"since": since}).encode())
+        with pytest.raises(CallerError, match=r"by process \d+ on \S+; stop that"), hold(run, ignore):
+            pass
+
+
 def test_a_released_run_is_had_at_once(run: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     with hold(run, ignore):
         pass

@@ -3,6 +3,7 @@ an earlier `prepare` that was broken off."""
 
 import csv
 import io
+import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -40,9 +41,15 @@ def clean(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
 
 
 def files(bucket: Bucket, photos: Path) -> dict[str, bytes]:
-    """Every object as it would be had the pictures lain in PHOTOS, but for the list of what was left out."""
+    """Every object as it would be had the pictures lain in PHOTOS, but for the list of what was left out and for what the
+    source looked like."""
     names = [name for name in bucket.list() if name != "skipped.csv"]
-    return {name: bucket.read(name).replace(str(photos).encode(), b"PHOTOS") for name in names}
+    found = {name: bucket.read(name).replace(str(photos).encode(), b"PHOTOS") for name in names}
+    if "manifest.json" in found:
+        manifest = json.loads(found["manifest.json"])
+        del manifest["origin"]
+        found["manifest.json"] = json.dumps(manifest).encode()
+    return found
 
 
 def skipped(bucket: Bucket) -> dict[str, str]:

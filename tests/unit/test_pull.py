@@ -391,6 +391,43 @@ def test_a_folder_of_the_run_that_differs_only_in_where_it_lies_is_pulled_into(s
     assert whole(source, folder, 20, 30)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.keras",
+        "metrics.jsonl",
+        "report.html",
+        "lease.json",
+        "checkpoints/step-00000020/model.pt",
+        "evaluation/test/roc.png",
+        "tensorboard/events.out.tfevents.1.host",
+    ],
+)
+def test_a_folder_with_files_of_something_else_is_left_alone(source: Bucket, folder: Folder, name: str) -> None:
+    folder.write("notes.txt", b"mine")
+    folder.write(name, b"{}")
+    refused(source, folder, f"holds {name} but no recipe.toml that tells whose")
+
+
+def test_a_folder_with_a_recipe_that_was_written_by_hand_is_left_alone(source: Bucket, folder: Folder) -> None:
+    folder.write("recipe.toml", b"# why 64\n" + source.read("recipe.toml"))
+    refused(source, folder, r"its recipe\.toml was written by hand")
+
+
+def test_a_folder_that_holds_nothing_of_a_runs_is_pulled_into_and_keeps_what_it_holds(
+    source: Bucket, folder: Folder
+) -> None:
+    theirs = {
+        "photo.jpg": b"mine",
+        "models/model.keras": b"mine",
+        "below/checkpoints/x/.part-abcdefgh-state.npz": b"mine",
+    }
+    for name, content in theirs.items():
+        folder.write(name, content)
+    pull(source, folder, "last")
+    assert {name: folder.read(name) for name in theirs} == theirs
+
+
 def test_a_folder_whose_run_has_gone_further_is_left_alone(source: Bucket, folder: Folder) -> None:
     train(folder, [(31, 20)])
     refused(source, folder, r"has gone on to step 31, and .*source only to step 30")

@@ -37,6 +37,15 @@ def test_a_checkpoint_that_ray_is_told_of_can_be_brought_to_a_folder(store: Fake
             assert file.read() == b"arrays"
 
 
+@pytest.mark.parametrize("name", ["checkpoint_manager_snapshot.json", "model.keras", "recipe.toml"])
+def test_a_place_of_something_else_is_left_alone(store: FakeStore, name: str) -> None:
+    store.put("bucket", f"runs/photos/{name}", b"another program's")
+    with pytest.raises(CallerError, match=name):
+        claim(RUN)
+    assert store.get("bucket", f"runs/photos/{name}") == b"another program's"
+    assert open_bucket(RUN.run.uri).list() == [name]
+
+
 @pytest.mark.parametrize(("uri", "path", "name"), [("/data/runs/photos", "/data/runs", "photos"), ("/run", "/", "run")])
 def test_a_folder_is_its_own_storage(uri: str, path: str, name: str) -> None:
     assert ray_storage(Recipe(run=Run(uri=uri))) == {"storage_path": path, "name": name}

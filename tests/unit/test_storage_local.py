@@ -52,8 +52,9 @@ def test_a_writer_killed_half_way_leaves_the_old_object_and_no_new_name(bucket):
     assert len(left) == 3  # so there was something to hide
     bucket.write("new/new.json", b"whole")
     assert bucket.read("new/new.json") == b"whole"
-    bucket.delete_all("new")
-    bucket.delete_all("kept")
+    for name in bucket.list():
+        bucket.delete(name)
+    bucket.sweep(lambda name: True)
     assert [path for path in Path(bucket.uri).rglob("*") if path.is_file()] == []
 
 
@@ -153,12 +154,43 @@ def test_a_folder_is_no_object(bucket):
     assert not bucket.exists("a")
 
 
-def test_delete_all_takes_the_folder_and_not_its_neighbours(bucket):
+def test_a_folder_is_there_as_long_as_an_object_lies_in_it(bucket):
     for name in ("step-1/x", "step-1/y", "step-10/x"):
         bucket.write(name, b"")
-    bucket.delete_all("step-1")
-    bucket.delete_all("step-2")
-    assert bucket.list() == ["step-10/x"]
+    bucket.delete("step-1/x")
+    assert bucket.list() == ["step-1/y", "step-10/x"]
+    bucket.delete("step-1/y")
+    assert [path.name for path in Path(bucket.uri).iterdir()] == ["step-10"]
+
+
+def test_a_sweep_takes_what_killed_writers_of_the_named_objects_left_and_nothing_else(bucket):
+    kill_a_writer(bucket, "a/state.npz")
+    kill_a_writer(bucket, "run below/a/state.npz")
+    kill_a_writer(bucket, "b.json")
+    theirs = [
+        ".part-mine",
+        ".part-abcdefgh",
+        ".part-00000001.npz",
+        "a/.part-x-state.npz",
+        "a/.part-1234567890-state.npz",
+    ]
+    for name in theirs:
+        (Path(bucket.uri) / name).write_bytes(b"mine")
+    with bucket.writing("a/state.npz") as writing:
+        before = set(Path(bucket.uri).rglob(".part-*"))
+        bucket.sweep({"a/state.npz"}.__contains__)
+        left = set(Path(bucket.uri).rglob(".part-*"))
+        writing.write_bytes(b"whole")
+    assert len(before - left) == 1 and not left - before
+    assert {writing, *(Path(bucket.uri) / name for name in theirs)} < left
+    assert bucket.read("a/state.npz") == b"whole"
+
+
+def test_a_lock_of_another_program_keeps_its_content(bucket):
+    bucket.write("a", b"")
+    (Path(bucket.uri) / ".lock").write_bytes(b"pid 7")
+    bucket.swap("b", b"", None)
+    assert (Path(bucket.uri) / ".lock").read_bytes() == b"pid 7"
 
 
 def test_a_path_that_leads_through_a_file_is_refused_in_one_line(tmp_path):

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from catdog.data.shards import SHARD_NAME
 from catdog.errors import RunError
 from catdog.storage import Stat
 
@@ -26,7 +27,7 @@ _WANTED = 600.0
 """Seconds for which no prefetch evicts what is wanted; counted anew each time it is marked."""
 _PART = ".part"
 
-_ENTRY = re.compile(r"([0-9a-f]{8}-(\d+)-.+\.tfrecord)(\.part|\.lock)?")
+_ENTRY = re.compile(rf"(?P<entry>[0-9a-f]{{8}}-(?P<size>\d+)-{SHARD_NAME.pattern})(?P<mark>\.part|\.lock)?")
 
 
 class DiskCache:
@@ -106,11 +107,11 @@ class DiskCache:
         """The size of each entry, there or on its way; deletes what killed processes left on its way."""
         sizes = {}
         for found in filter(None, map(_ENTRY.fullmatch, os.listdir(self.folder))):
-            path = f"{self.folder}/{found[1]}"
-            if found[3] and not _is_in_use(path + LOCK):
-                _unlink(path + found[3])
+            path = f"{self.folder}/{found['entry']}"
+            if found["mark"] and not _is_in_use(path + LOCK):
+                _unlink(path + found["mark"])
             else:
-                sizes[path] = int(found[2])
+                sizes[path] = int(found["size"])
         return sizes
 
     def _free(self, size: int, sizes: dict[str, int], urgent: bool) -> bool:
