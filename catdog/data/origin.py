@@ -39,7 +39,7 @@ def look_at(source: str) -> Origin | None:
     files = {item.name: item.content.path for item in items if isinstance(item.content, File)}
     if place.is_file():
         files[""] = place
-    states = {name: path.stat() for name, path in files.items()}
+    states = {name: state for name, path in files.items() if (state := _state(path)) is not None}
     listing = hashlib.sha256()
     for name in sorted({item.name for item in items} | files.keys()):
         size_and_time = (states[name].st_size, states[name].st_mtime_ns) if name in states else ()
@@ -47,6 +47,14 @@ def look_at(source: str) -> Origin | None:
     newest = max((state.st_mtime for state in states.values()), default=None)
     changed = "" if newest is None else datetime.fromtimestamp(int(newest), UTC).isoformat(" ").removesuffix("+00:00")
     return Origin(str(place), len(items), changed, listing.hexdigest())
+
+
+def _state(path: Path) -> os.stat_result | None:
+    """What is known of a file without its bytes; None for one that has gone since it was listed."""
+    try:
+        return path.stat()
+    except OSError:
+        return None
 
 
 def source_changes(manifest: Manifest, source: str) -> list[str]:

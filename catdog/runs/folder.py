@@ -182,8 +182,7 @@ def require_ours(run: Bucket) -> None:
             raise CallerError(f"{run.uri}: its {RECIPE} was written by hand, not by a run: name another folder")
         return
     others = [name for name in (METRICS, MODEL, REPORT) if run.exists(name)]
-    for folder in (f"{CHECKPOINTS}/", evaluation(""), f"{TENSORBOARD}/"):
-        others += run.list(folder)[:1]
+    others += [folder for folder in (CHECKPOINTS, "evaluation", TENSORBOARD) if run.list(f"{folder}/")]
     if (lease := run.find(LEASE)) is not None and not is_lease(lease):
         others.append(LEASE)
     if others:

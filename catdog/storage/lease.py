@@ -35,10 +35,11 @@ class Work:
     what: str
     """What is worked on, as in `run`."""
     verb: str
-    """What is done to it, as in `train`; and that it is done, as in `trained`."""
+    """What is done to it, as in `train`."""
     participle: str
+    """The same as what has been done to it, as in `trained`."""
     instead: str
-    """What who is refused may do."""
+    """What whoever is refused may do."""
 
 
 LEASE = "lease.json"
@@ -185,10 +186,8 @@ def _waited_for(bucket: Bucket, work: Work, seen: Stat) -> Stat | None:
 
 def _refusal(bucket: Bucket, work: Work, holder: dict[str, Any]) -> str:
     since = ""
-    with contextlib.suppress(
-        KeyError, TypeError, ValueError, OverflowError, OSError
-    ):  # that of an earlier version lacks it
-        since = f" since {datetime.fromtimestamp(holder['since']).isoformat(' ')}"
+    with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError, OSError):  # an earlier version tells none
+        since = f" since {datetime.fromtimestamp(holder['since']).isoformat(' ', 'seconds')}"
     return f"{bucket.uri}: is being {work.participle} by {_name(holder)}{since}; {work.instead}"
 
 
