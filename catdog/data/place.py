@@ -3,9 +3,20 @@
 import json
 from collections.abc import Iterable
 
-from catdog.data.shards import BEGUN, LEASE, LISTS, MANIFEST, SHARD_NAME, Manifest, load_manifest, shard_names
+from catdog.data.shards import (
+    BEGUN,
+    LEASE,
+    LISTS,
+    MANIFEST,
+    MANIFEST_BYTES,
+    SHARD_NAME,
+    Manifest,
+    load_manifest,
+    shard_names,
+)
 from catdog.errors import CallerError
-from catdog.storage import Bucket
+from catdog.parsing import parse_json
+from catdog.storage import Bucket, TooLarge
 from catdog.storage.lease import Work
 
 PREPARING = Work(LEASE, False, "data set", "prepare", "prepared", "wait until it is done, or name another folder")
@@ -25,9 +36,9 @@ def own_files(bucket: Bucket, there: Manifest | None) -> set[str]:
     """The files of the data set that is there, and of one whose writing was broken off."""
     named = there.files if there is not None else set()
     try:
-        begun = json.loads(bucket.find(BEGUN) or b"[]")
+        begun = parse_json(bucket.find(BEGUN, MANIFEST_BYTES) or b"[]")
         return named | {name for name in begun if SHARD_NAME.fullmatch(name) or name in (MANIFEST, *LISTS)}
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, TooLarge):
         return named
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -18,7 +18,7 @@ from catdog.data import drawn_pictures
 from catdog.data.example import Value, decode_example
 from catdog.data.shards import CLASSES
 from catdog.data.tfrecord import checked_payload, record_index
-from catdog.errors import CallerError
+from catdog.errors import CallerError, RunError
 
 MAX_BYTES = 200_000_000
 """A larger file is not read."""
@@ -118,8 +118,9 @@ class Record:
             return decode_example(checked_payload(file, self.offset, self.length))
 
     def read(self) -> bytes:
-        content = self.features()["image"]
-        assert isinstance(content, bytes)
+        content = self.features().get("image")
+        if not isinstance(content, bytes):
+            raise ValueError("the record holds no picture")
         return content
 
 
@@ -201,6 +202,18 @@ def _archive(path: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
+def _labelled(record: Record, labels: Sequence[int]) -> Item:
+    """A record of TensorFlow Datasets as an item; one that is none is left out with the reason."""
+    try:
+        features = record.features()
+    except ValueError as error:
+        return Item(f"{record.path.name} at {record.offset}", None, None, str(error))
+    file, label = features.get("image/filename"), features.get("label")
+    if not isinstance(file, bytes) or not isinstance(label, int) or label >= len(labels):
+        return Item(f"{record.path.name} at {record.offset}", None, None, "the record has no file's name or no label")
+    return Item(file.decode(errors="backslashreplace"), labels[label], record)
+
+
 def _tfds(name: str) -> Opened:
     """The examples of a data set that TensorFlow Datasets downloads, checks and keeps; its records are read without it."""
     import tensorflow as tf
@@ -225,17 +238,12 @@ def _tfds(name: str) -> Opened:
 
     def items() -> Iterator[Item]:
         for path in train.filepaths:
-            with open(path, "rb") as shard:
-                index = record_index(shard)
-            for number, (offset, length) in enumerate(index.tolist()):
-                record = Record(Path(path), offset, length)
-                try:
-                    features = record.features()
-                except ValueError as error:
-                    yield Item(f"{os.path.basename(path)} record {number}", None, None, str(error))
-                    continue
-                file, label = features["image/filename"], features["label"]
-                assert isinstance(file, bytes) and isinstance(label, int)
-                yield Item(file.decode(), labels[label], record)
+            try:
+                with open(path, "rb") as shard:
+                    index = record_index(shard)
+            except ValueError as error:
+                raise RunError(f"tfds:{name}: {error}; delete its folder to download it again") from None
+            for offset, length in index.tolist():
+                yield _labelled(Record(Path(path), offset, length), labels)
 
     return Opened(items(), train.num_examples)

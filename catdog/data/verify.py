@@ -1,7 +1,6 @@
 """Everything of a data set read again: each checksum, each record, each picture, and the counts."""
 
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from PIL import Image
 from catdog.data.example import decode_example
 from catdog.data.near_duplicates import BITS, difference_hash, near_pairs
 from catdog.data.process_pool import process_pool
-from catdog.data.shards import BEGUN, CLASSES, LEASE, MANIFEST, SPLITS, Manifest, Shard, load_manifest
+from catdog.data.shards import BEGUN, CLASSES, LEASE, MANIFEST, MANIFEST_BYTES, SPLITS, Manifest, Shard, load_manifest
 from catdog.data.tfrecord import checked_payload, record_index
 from catdog.errors import CallerError, one_line
+from catdog.parsing import parse_json
 from catdog.storage import Bucket, Changed, crc32c
 
 _KEYS = {
@@ -43,7 +43,7 @@ def verify(bucket: Bucket) -> tuple[Manifest | None, list[str], list[str]]:
 
     Raises CallerError where there is no data set, and Changed when it is written anew meanwhile.
     """
-    times, content = bucket.times(MANIFEST), bucket.find(MANIFEST)
+    times, content = bucket.times(MANIFEST), bucket.find(MANIFEST, MANIFEST_BYTES)
     try:
         manifest = load_manifest(bucket)
     except CallerError as error:
@@ -135,7 +135,7 @@ def _checked_example(payload: bytes, label: int) -> tuple[str, bytes]:
 
 def _manifest_faults(content: bytes, manifest: Manifest) -> Iterator[str]:
     """Where the manifest contradicts itself: a shard named twice, a split incomplete, counts other than its labels give."""
-    found, right = json.loads(content), json.loads(manifest.to_json())
+    found, right = parse_json(content), parse_json(manifest.to_json())
     splits = found.get("splits")
     for name, times in Counter(shard.name for shard in manifest.shards).items():
         if times > 1:

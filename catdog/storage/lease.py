@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 
 from catdog.errors import CallerError, HeldError, RunError, one_line
-from catdog.storage.bucket import Bucket, Changed, Stat
+from catdog.parsing import SMALL, entry, parse_json
+from catdog.storage.bucket import Bucket, Changed, Stat, TooLarge
 
 SECONDS = 30.0
 """A lease that was not renewed for this long has run out; it is renewed three times as often."""
@@ -161,8 +162,8 @@ def in_training(run: Bucket, say: Callable[[str], None]) -> bool:
 def is_lease(content: bytes) -> bool:
     """Whether an object's bytes are what a process of catdog has written to tell that it works there."""
     try:
-        holder = json.loads(content)
-    except (ValueError, RecursionError):
+        holder = parse_json(content)
+    except ValueError:
         return False
     return isinstance(holder, dict) and {"owner", "host", "machine"} <= holder.keys()
 
@@ -231,12 +232,15 @@ def _free(holder: dict[str, Any]) -> bool:
 
 
 def _holder(bucket: Bucket, work: Work) -> dict[str, Any]:
-    """Who holds the lease as its object tells; nobody where it tells nothing."""
+    """Who holds the lease as its object tells; nobody where it tells nothing, for catdog has not written that."""
     try:
-        holder = json.loads(bucket.read(work.lease))
-    except (FileNotFoundError, ValueError):
-        return {"released": True}
-    return holder if isinstance(holder, dict) else {"released": True}
+        holder = parse_json(bucket.read(work.lease, SMALL))
+        there = {"pid": 1, "host": "?"} | holder if isinstance(holder, dict) else {}
+        if 0 < entry(there, "pid", int) < 2**31 and entry(there, "host", str):
+            return holder
+    except (FileNotFoundError, ValueError, TooLarge):
+        pass
+    return {"released": True}
 
 
 def _name(holder: dict[str, Any]) -> str:

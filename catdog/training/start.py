@@ -12,6 +12,7 @@ from catdog.data.order import Order
 from catdog.data.records import Records
 from catdog.data.shards import Manifest, load_manifest, pinned
 from catdog.errors import CallerError, FinalError
+from catdog.parsing import SMALL
 from catdog.recipe import (
     Recipe,
     as_begun,
@@ -83,6 +84,9 @@ def started(recipe: Recipe) -> Iterator[Start]:
         if not any(shard.examples for shard in manifest.split(split)):
             raise CallerError(f"{data.uri}: has no {split} split to {use}; prepare it with --{split} above 0")
     order = _order(recipe, manifest)
+    spans(recipe.phases, order.steps_per_epoch)  # told now if they are too many
+    if (kind := recipe.run.strategy.partition(":"))[0] == "cpu":
+        check_replicas(recipe, int(kind[2]))  # before so many devices are made
     group = make_group(recipe.run.strategy)
     check_replicas(recipe, group.strategy.num_replicas_in_sync)
     if group.chief:
@@ -115,6 +119,11 @@ def first_position(start: Start) -> tuple[Position, Arrays | None]:
     if start.newest is None:
         manifest = start.manifest.digest
         return Position(0, 0, best_loss=None, best_step=None, window={}, manifest=manifest, recipe=recipe), None
+    if start.newest > (last := start.plan[-1].stop):
+        raise FinalError(
+            f"{start.run.uri}: its newest checkpoint is of step {start.newest}, but its recipe has only {last} steps;"
+            " delete the checkpoint's folder, or start a new run"
+        )
     position, arrays = start.checkpoints.restore(start.newest)
     if position.best_step is not None and position.best_step not in start.checkpoints.steps():
         raise FinalError(f"{start.run.uri}: its best checkpoint, step {position.best_step}, is gone; start a new run")
@@ -179,7 +188,7 @@ def _refuse_another_run(
     different = differences(before, recipe)
     if position.recipe:
         different += differences(from_table(position.recipe, run.uri, of_run=True), recipe)
-    elif digest_of_0_1_0(run.read(RECIPE)) not in (None, position.digest):
+    elif digest_of_0_1_0(run.read(RECIPE, SMALL)) not in (None, position.digest):
         different.append(f"{RECIPE}, which is another one than at the newest commit")
     if position.manifest != manifest.digest:
         different.append(f"the data set's manifest: {position.manifest[:12]} → {manifest.digest[:12]}")

@@ -25,7 +25,7 @@ if not FILES:
     pytest.skip("only git tells which files are the repository's", allow_module_level=True)
 TOP = {path.relative_to(ROOT).parts[0] for path in FILES}
 README = ROOT / "README.md"
-PAGES = [path for path in FILES if path.name in ("README.md", "CONTRIBUTING.md")]
+PAGES = [path for path in FILES if path.name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
 MADE_LATER = ("infra/gcp/.terraform.lock.hcl", "infra/gcp/backend.tf")
 """Files that infra/README.md tells its reader to make."""
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -162,7 +162,8 @@ def taken_by_module(module: str, *words: str) -> None:
     elif module == "job.train":
         recipe.override(Recipe(), parse_command(train.Train, "train", module, list(words)).settings)
     elif module.partition(".")[0] in TOP:
-        source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+        folder = ROOT / module.replace(".", "/")
+        source = (folder / "__main__.py" if folder.is_dir() else folder.with_suffix(".py")).read_text()
         assert [word for word in words if word.startswith("--") and f'"{word}"' not in source] == []
 
 
