@@ -392,7 +392,7 @@ def _shards() -> list[bytes]:
 
 def _shard(content: bytes) -> None:
     shard = Shard(_file("train.tfrecord", content).name, "train", len(content), "00c0ffee", "01")
-    verify.shard_faults(open_bucket(_SCRATCH.name), shard)
+    verify.read_shard(open_bucket(_SCRATCH.name), shard)
 
 
 def _reframed(mutate: Mutate) -> Mutate:
