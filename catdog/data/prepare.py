@@ -99,12 +99,12 @@ def prepare(
         return Prepared(_reused(there, source, options, bucket, reuse), 0, written=False)
     origin = look_at(source)
     refuse_others(bucket, own_files(bucket, there), options.shards)
+    bucket.require_writable()  # not only when all pictures are converted
     with hold(bucket, _say, PREPARING) as lease:
         there = data_set(bucket)
         if there is not None and not overwrite:  # it was finished just now
             return Prepared(_reused(there, source, options, bucket, reuse), 0, written=False)
         ours = own_files(bucket, there)
-        bucket.require_writable()  # not only when all pictures are converted
         opened = open_source(source, options.seed)
         # The converted pictures lie in a nameless file until all are known: beside the shards, where there is room.
         with tempfile.TemporaryFile(dir=bucket.scratch()) as spool:

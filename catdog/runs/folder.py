@@ -201,6 +201,8 @@ def evaluated(run: Bucket, place: str, kind: Any) -> Any:
     *tables, last = place.split(".")
     try:
         found, where = parse_json(content), ""
+        if isinstance(found, dict):
+            found = {"undefined": {}} | found  # which an earlier version's may lack
         for table in tables:
             found, where = entry(found, table, dict, where), f"{where}{table}."
         return entry(found, last, kind, where)

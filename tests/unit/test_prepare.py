@@ -377,13 +377,14 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work_begins(photos: P
 
 @pytest.mark.parametrize(("kind", "after"), [("upload", 0), ("upload", 1), ("delete", 0)])
 def test_a_bucket_that_refuses_to_create_replace_or_delete_is_told_before_any_picture_is_looked_at(
-    store: FakeStore, kind, after: int
+    store: FakeStore, monkeypatch: pytest.MonkeyPatch, kind, after: int
 ) -> None:
+    monkeypatch.setattr("catdog.data.prepare.open_source", pytest.fail)
     words = "Object 'bucket/x' is subject to bucket's retention policy"
     fault = Fault(kind, "status", code=403, reason="retentionPolicyNotMet", message=words, after=after, times=None)
     store.faults.add(fault)
     with pytest.raises(CallerError, match="is subject to bucket's retention policy"):
-        prepare("folder:/not/looked/at", open_bucket("gs://bucket/data"))
+        prepare("drawn", open_bucket("gs://bucket/data"))
 
 
 def test_a_pool_whose_locks_have_no_room_is_told_with_the_place(
