@@ -13,10 +13,20 @@ from tyro.conf import Positional, UseAppendAction, arg
 from catdog import __version__
 from catdog.command.arguments import parse_command
 from catdog.command.locations import open_folder, require_data, require_uris
-from catdog.command.printing import as_json, print_evaluation, print_manifest, print_pulled, print_runs, shown
+from catdog.command.printing import (
+    as_json,
+    print_evaluation,
+    print_manifest,
+    print_near_duplicates,
+    print_own_splits,
+    print_pulled,
+    print_runs,
+    print_warnings,
+    shown,
+)
 from catdog.command.quiet_tensorflow import import_tensorflow
 from catdog.data.options import PrepareOptions, parse_keep
-from catdog.data.shards import SKIPPED, load_manifest
+from catdog.data.shards import NEAR_DUPLICATES, SKIPPED, load_manifest
 from catdog.errors import DONE, FAILED, CallerError, exit_code, hint
 from catdog.recipe import Cache, load_recipe
 from catdog.runs.folder import REPORT, evaluation_of, finished_recipe
@@ -39,7 +49,7 @@ class Prepare:
 
     source: Annotated[Positional[str], arg(metavar="SOURCE")]
     """`drawn` (2,000 faces drawn on the spot), `folder:PATH` (class folders, flat names as cat.1.jpg, or a zip of
-    either) or `tfds:cats_vs_dogs`."""
+    either; folders named train, val and test are kept as splits) or `tfds:cats_vs_dogs`."""
     data_uri: Annotated[Positional[str], arg(metavar="DATA_URI")]
     """Where the data set is written."""
     side: int = PrepareOptions.side
@@ -47,9 +57,9 @@ class Prepare:
     shards: int = PrepareOptions.shards
     """Shards of the train split; a recipe's data.streams must divide it."""
     val: float = PrepareOptions.val
-    """Part of each class for validation."""
+    """Part of each class for validation, where the source has no folder for it."""
     test: float = PrepareOptions.test
-    """Part of each class for the test."""
+    """Part of each class for the test, where the source has no folder for it."""
     seed: int = PrepareOptions.seed
     """Decides what is drawn, the split and the order."""
     keep: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="CLASS=PART", help_behavior_hint="(repeatable)")] = ()
@@ -73,8 +83,11 @@ class Prepare:
         )
         prepared = prepare(self.source, bucket, options, overwrite=self.overwrite, reuse=self.reuse)
         print_manifest(prepared.manifest)
+        print_own_splits(prepared.manifest)
         if prepared.skipped:
             print(f"{prepared.skipped} files left out, each with its reason in {bucket.uri}/{SKIPPED}")
+        print_near_duplicates(prepared.near_duplicates, f"{bucket.uri}/{NEAR_DUPLICATES}")
+        print_warnings(prepared.manifest.one_sided())
         before = (
             ""
             if prepared.written
@@ -97,9 +110,11 @@ class Verify:
     def execute(self) -> int:
         from catdog.data.verify import verify
 
-        manifest, faults = verify(open_bucket(self.data_uri))
+        manifest, faults, warnings = verify(open_bucket(self.data_uri))
         if manifest is not None:
             print_manifest(manifest)
+            print_own_splits(manifest)
+        print_warnings(warnings)
         for fault in faults:
             print(fault)
         count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"

@@ -12,9 +12,12 @@ from catdog.data.shards import SPLITS, Manifest
 if TYPE_CHECKING:
     from rich.table import Column
 
+    from catdog.data.prepare import NearDuplicates
     from catdog.evaluation.predict import Prediction
     from catdog.runs.listing import Summary
     from catdog.runs.pull import Pulled
+
+_WARNINGS = 20  # of a kind that are printed
 
 
 def print_table(columns: Sequence[Union[str, "Column"]], rows: Iterable[Sequence[str]]) -> None:
@@ -40,12 +43,51 @@ def print_manifest(manifest: Manifest) -> None:
         print(f"{split:<5} {sum(counts.values()):>7} examples ({classes}) in {len(manifest.split(split))} shards")
 
 
+def print_own_splits(manifest: Manifest) -> None:
+    """Which splits are the source's own, and what became of the options that would have made them; nothing without."""
+    held = [split for split in manifest.own_splits if split != "train"]
+    if held:
+        kept = f"the source's own split is kept: {', '.join(manifest.own_splits)} as its folders say"
+        unused = " and ".join(f"--{split}" for split in held)
+        others = (split for split in ("val", "test") if split not in held)
+        made = (f"; {split} split off train (--{split} {manifest.options.get(split)})" for split in others)
+        print(f"{kept} ({unused} not used){''.join(made)}")
+
+
+def print_near_duplicates(pairs: Sequence["NearDuplicates"], where: str) -> None:
+    """How many pairs there are, and which are not as they should be; nothing without."""
+    if pairs:
+        splits = sum(len({*pair.splits}) > 1 for pair in pairs)
+        classes = sum(len({*pair.labels}) > 1 for pair in pairs)
+        print(f"{_count(len(pairs), 'pair')} of near-duplicates, listed in {where}")
+        if splits:
+            print(f"warning: {_count(splits, 'pair')} of them across the source's own splits, which stay as they are")
+        if classes:
+            print(f"warning: {_count(classes, 'pair')} of them under both classes")
+
+
+def print_warnings(warnings: Sequence[str]) -> None:
+    """A line each, but of many only the first."""
+    for warning in warnings[:_WARNINGS]:
+        print(f"warning: {warning}")
+    if len(warnings) > _WARNINGS:
+        print(f"warning: and {len(warnings) - _WARNINGS} more of the kind")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def print_evaluation(metrics: dict[str, Any]) -> None:
-    """Accuracy with its interval, and log loss, of what evaluation/<split>/metrics.json holds."""
+    """Accuracy with its interval, log loss, and whether they say anything, of what evaluation/<split>/metrics.json holds."""
+    from catdog.evaluation.metrics import no_verdict
+
     low, high = metrics["accuracy_interval"]
     count, split = metrics["examples"], metrics["split"]
     print(f"{split} accuracy {metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {count} examples)")
     print(f"log loss {metrics['log_loss']:.4f}")
+    if reason := no_verdict(metrics):
+        print(f"no verdict: {reason}")
 
 
 def shown(path: Path) -> str:

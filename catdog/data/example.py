@@ -14,8 +14,7 @@ _BYTES_LIST, _INT64_LIST = 1, 3
 
 def encode_example(features: dict[str, Value]) -> bytes:
     """A serialized Example with one value for each name."""
-    entries = (_field(1, _field(1, name.encode()) + _field(2, _feature(value))) for name, value in features.items())
-    return _field(1, b"".join(entries))
+    return _field(1, b"".join(_entry(name, value) for name, value in features.items()))
 
 
 def decode_example(message: bytes) -> dict[str, Value]:
@@ -32,6 +31,18 @@ def decode_example(message: bytes) -> dict[str, Value]:
                 value = _varint(value, 0)[0]  # integers are packed into one field
             result[_message(name).decode()] = value
     return result
+
+
+def holds_int(message: bytes, name: str, value: int) -> bool:
+    """Whether a serialized Example has this integer under a name; raises ValueError for what is no Example.
+
+    One that `encode_example` made is not taken apart, for that takes as long as reading it.
+    """
+    return _entry(name, value) in message or decode_example(message).get(name) == value
+
+
+def _entry(name: str, value: Value) -> bytes:
+    return _field(1, _field(1, name.encode()) + _field(2, _feature(value)))
 
 
 def _only(fields: dict[int, Value], *numbers: int) -> list[Value]:

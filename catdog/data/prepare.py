@@ -7,9 +7,9 @@ import itertools
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import BinaryIO
 
 from rich.console import Console
@@ -17,10 +17,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from catdog.data.example import encode_example
 from catdog.data.images import decode, encode
+from catdog.data.near_duplicates import difference_hash, groups, near_pairs
 from catdog.data.options import PrepareOptions
 from catdog.data.process_pool import cores, process_pool
-from catdog.data.shards import CLASSES, MANIFEST, SHARD_NAME, SKIPPED, SPLITS, Manifest, Shard, load_manifest
+from catdog.data.shards import (
+    CLASSES,
+    MANIFEST,
+    NEAR_DUPLICATES,
+    SHARD_NAME,
+    SKIPPED,
+    SPLITS,
+    Manifest,
+    Shard,
+    load_manifest,
+)
 from catdog.data.sources import Item, Opened, open_source
+from catdog.data.split import Picture, own_splits, split, split_of
 from catdog.data.tfrecord import write_records
 from catdog.errors import CallerError, one_line
 from catdog.storage import Bucket
@@ -28,22 +40,11 @@ from catdog.storage import Bucket
 _TOGETHER = 16
 """Pictures that a process is given at once."""
 
-Stored = tuple[bytes, int, int]
-"""JPEG bytes, height and width."""
+Stored = tuple[bytes, int, int, bytes]
+"""JPEG bytes, height and width, and the picture's hash."""
 
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture as it will be stored; its bytes lie in the spool file."""
-
-    name: str
-    label: int
-    digest: str
-    """SHA-256 of the stored JPEG: the picture's identity, on which split and order rest."""
-    height: int
-    width: int
-    offset: int
-    length: int
+_KEPT_FIRST = ("test", "val", "train", "")
+"""Of copies in several splits of the source's own, the one that is held out stays, or training would know it."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,23 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class NearDuplicates:
+    """Two pictures that are kept though they show the same, and what each stands under."""
+
+    names: tuple[str, str]
+    distance: int
+    """Bits, of 256, in which their hashes differ."""
+    splits: tuple[str, str]
+    labels: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Prepared:
     manifest: Manifest
     skipped: int
     written: bool
     """Whether anything was done; not when the data set was there already and was to be reused."""
+    near_duplicates: Sequence[NearDuplicates] = ()
 
 
 def prepare(
@@ -79,36 +92,23 @@ def prepare(
     # The converted pictures lie in a nameless file until all are known: beside the shards, where there is room for them.
     with tempfile.TemporaryFile(dir=bucket.scratch()) as spool:
         pictures, unusable = _convert_all(opened, options.side, spool)
+        own = own_splits(pictures)
+        pictures, astray = _placed(pictures, own)
         pictures, repeated = _unique(pictures)
-        skipped = sorted([*unusable, *repeated], key=lambda s: (s.name, s.reason))
+        skipped = sorted([*unusable, *astray, *repeated], key=lambda s: (s.name, s.reason))
         _refuse_missing(source, pictures, skipped)
-        splits = split(pictures, options)
+        pairs = near_pairs([picture.hash for picture in pictures])
+        splits = split(pictures, options, own, groups(len(pictures), pairs).tolist())
         counts = _shard_counts(splits, options.shards)
         _clear(bucket)
         written = [shard for name in SPLITS for shard in _write(name, splits[name], counts[name], spool, bucket)]
-    bucket.write(SKIPPED, _csv(skipped))
-    manifest = Manifest(source, asdict(options), tuple(written))
+    near_duplicates = _near_duplicates(pictures, pairs.tolist(), splits)
+    bucket.write(SKIPPED, _csv(["path", "reason"], ((s.name, s.reason) for s in skipped)))
+    listed = ((*near.names, str(near.distance)) for near in near_duplicates)
+    bucket.write(NEAR_DUPLICATES, _csv(["path", "other path", "distance"], listed))
+    manifest = Manifest(source, asdict(options), tuple(written), own)
     bucket.write(MANIFEST, manifest.to_json())
-    return Prepared(manifest, len(skipped), written=True)
-
-
-def split(pictures: Iterable[Picture], options: PrepareOptions) -> dict[str, list[Picture]]:
-    """The pictures of each split, shuffled. Each picture's place depends on the seed and its digest, so files that are
-    left out have no influence, and each class gives the same part of itself to each split."""
-    result: dict[str, list[Picture]] = {name: [] for name in SPLITS}
-    ranked = sorted(pictures, key=lambda p: _rank("split", options.seed, p))
-    for label, name in enumerate(CLASSES):
-        members = [picture for picture in ranked if picture.label == label]
-        tests, vals = round(options.test * len(members)), round(options.val * len(members))
-        result["test"] += members[:tests]
-        result["val"] += members[tests : tests + vals]
-        train = sorted(members[tests + vals :], key=lambda p: _rank("keep", options.seed, p))
-        result["train"] += train[: round(options.keep.get(name, 1.0) * len(train))]
-    return {name: sorted(members, key=lambda p: _rank("shuffle", options.seed, p)) for name, members in result.items()}
-
-
-def _rank(purpose: str, seed: int, picture: Picture) -> bytes:
-    return hashlib.sha256(f"{purpose} {seed} {picture.digest}".encode()).digest()
+    return Prepared(manifest, len(skipped), written=True, near_duplicates=near_duplicates)
 
 
 def _reused(source: str, options: PrepareOptions, bucket: Bucket, reuse: bool) -> Manifest:
@@ -133,7 +133,7 @@ def _clear(bucket: Bucket) -> None:
     bucket.delete(MANIFEST)
     bucket.sweep()
     for name in bucket.list():
-        if SHARD_NAME.fullmatch(name) or name == SKIPPED:
+        if SHARD_NAME.fullmatch(name) or name in (SKIPPED, NEAR_DUPLICATES):
             bucket.delete(name)
 
 
@@ -155,10 +155,11 @@ def _convert_all(opened: Opened, side: int, spool: BinaryIO) -> tuple[list[Pictu
             if isinstance(outcome, str):
                 skipped.append(Skipped(item.name, outcome))
             else:
-                jpeg, height, width = outcome
+                jpeg, height, width, hash_ = outcome
                 digest = hashlib.sha256(jpeg).hexdigest()
                 assert item.label is not None
-                pictures.append(Picture(item.name, item.label, digest, height, width, spool.tell(), len(jpeg)))
+                place, folder = (spool.tell(), len(jpeg)), split_of(item.name)
+                pictures.append(Picture(item.name, item.label, digest, height, width, *place, folder, hash_))
                 spool.write(jpeg)
             done = len(pictures) + len(skipped)
             progress.update(task, completed=done, rate=done / (time.monotonic() - began))
@@ -190,9 +191,23 @@ def _converted(item: Item, side: int) -> Stored | str:
     if item.content is None:
         return item.reason
     try:
-        return encode(decode(item.content.read(), side), side)
+        picture = decode(item.content.read(), side)
+        return *encode(picture, side), difference_hash(picture)
     except Exception as error:  # a file that cannot be read must not end the work on the others
         return one_line(error)
+
+
+def _placed(pictures: list[Picture], own: Sequence[str]) -> tuple[list[Picture], list[Skipped]]:
+    """The pictures with the folders that are splits of the source's own; where train is one, those alone that lie in one.
+
+    What stands beside `train` and `test` may be someone's hold-out under another name.
+    """
+    kept = [picture if picture.folder in own else replace(picture, folder="") for picture in pictures]
+    if "train" not in own:
+        return kept, []
+    reason = f"lies in none of the folders of the source's own split: {', '.join(own)}"
+    astray = [Skipped(picture.name, reason) for picture in kept if not picture.folder]
+    return [picture for picture in kept if picture.folder], astray
 
 
 def _unique(pictures: list[Picture]) -> tuple[list[Picture], list[Skipped]]:
@@ -200,8 +215,13 @@ def _unique(pictures: list[Picture]) -> tuple[list[Picture], list[Skipped]]:
 
     The name that is least deep, then shortest, then first is kept, for that is rarely the copy's.
     """
+
+    def preference(picture: Picture) -> tuple[int, int, int, str]:
+        name = picture.name
+        return _KEPT_FIRST.index(picture.folder), name.count("/"), len(name), name
+
     alike: dict[str, list[Picture]] = {}
-    for picture in sorted(pictures, key=lambda p: (p.name.count("/"), len(p.name), p.name)):
+    for picture in sorted(pictures, key=preference):
         alike.setdefault(picture.digest, []).append(picture)
     kept: list[Picture] = []
     skipped: list[Skipped] = []
@@ -268,9 +288,23 @@ def _example(picture: Picture, spool: BinaryIO) -> bytes:
     )
 
 
-def _csv(skipped: list[Skipped]) -> bytes:
+def _near_duplicates(
+    pictures: Sequence[Picture], pairs: Iterable[tuple[int, int, int]], splits: dict[str, list[Picture]]
+) -> list[NearDuplicates]:
+    """What is told of each pair of places and its distance; not of a picture that was thinned out."""
+    places = {picture.name: name for name, members in splits.items() for picture in members}
+    found = []
+    for first, second, distance in pairs:
+        a, b = sorted((pictures[first], pictures[second]), key=lambda p: p.name)
+        if a.name in places and b.name in places:
+            between = places[a.name], places[b.name]
+            found.append(NearDuplicates((a.name, b.name), distance, between, (a.label, b.label)))
+    return sorted(found, key=lambda near: (near.distance, near.names))
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
     buffer = io.StringIO()
-    rows = csv.writer(buffer, lineterminator="\n")
-    rows.writerow(["path", "reason"])
-    rows.writerows((s.name, s.reason) for s in skipped)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
     return buffer.getvalue().encode()

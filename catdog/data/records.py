@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from catdog.data.cache import ShardCache, ShardFiles
+from catdog.data.example import holds_int
 from catdog.data.order import Need, class_indices, first_examples
 from catdog.data.shards import Shard
 from catdog.data.tfrecord import record_index
+from catdog.errors import RunError
 
 
 class Records:
@@ -59,7 +61,8 @@ class Reader:
     def read(self, example: int) -> bytes:
         """The payload of one record, a serialized tf.train.Example.
 
-        Raises ValueError when the shard's file is broken or holds other than the manifest's number of records.
+        Raises ValueError when the shard's file is broken or holds other than the manifest's number of records, and RunError
+        for a record that is not of the class that the manifest says.
         """
         number = int(np.searchsorted(self._starts, example, side="right")) - 1
         shard = self._shards[number]
@@ -69,5 +72,19 @@ class Reader:
                 if len(index) != shard.examples:
                     raise ValueError(f"{file.name}: {len(index)} records, the manifest says {shard.examples}")
                 self._indices[number] = index
-            offset, length = self._indices[number][example - int(self._starts[number])].tolist()
-            return os.pread(file.fileno(), length, offset)
+            place = example - int(self._starts[number])
+            offset, length = self._indices[number][place].tolist()
+            payload = os.pread(file.fileno(), length, offset)
+            _require_label(payload, shard, place)
+            return payload
+
+
+def _require_label(payload: bytes, shard: Shard, place: int) -> None:
+    label = int(shard.labels[place])
+    try:
+        if holds_int(payload, "image/class/label", label):
+            return
+        fault = f"its label is not {label}, which the manifest says"
+    except ValueError as error:
+        fault = f"is no tf.train.Example: {error}"
+    raise RunError(f"{shard.name} record {place}: {fault}; `catdog verify` tells more")

@@ -18,6 +18,7 @@ CLASSES = ("cat", "dog")
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.csv"
+NEAR_DUPLICATES = "near_duplicates.csv"
 
 SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
 
@@ -50,6 +51,8 @@ class Manifest:
     source: str
     options: dict[str, Any]
     shards: tuple[Shard, ...]
+    own_splits: tuple[str, ...] = ()
+    """The splits that the source's own folders tell."""
 
     def split(self, name: str) -> tuple[Shard, ...]:
         return tuple(shard for shard in self.shards if shard.split == name)
@@ -59,6 +62,18 @@ class Manifest:
         for shard in self.split(split):
             total.update(shard.per_class)
         return dict(total)
+
+    def one_sided(self) -> list[str]:
+        """A line for each of val and test that lacks a class, though it is not empty or was to hold a part of each."""
+        result = []
+        for split in ("val", "test"):
+            lacking = [f"no {name}" for name, count in self.per_class(split).items() if count == 0]
+            if lacking and (self.split(split) or self.options.get(split) != 0):
+                result.append(
+                    f"the {split} split holds {' and '.join(lacking)}: its figures will not tell whether cats are told"
+                    f" from dogs; add pictures, or raise --{split}"
+                )
+        return result
 
     @property
     def digest(self) -> str:
@@ -88,6 +103,7 @@ class Manifest:
             "classes": CLASSES,
             "source": self.source,
             "options": self.options,
+            **({"own_splits": self.own_splits} if self.own_splits else {}),
             "splits": splits,
             "shards": shards,
         }
@@ -109,7 +125,10 @@ def load_manifest(bucket: Bucket) -> Manifest:
         if (classes := _entry(content, "classes", list)) != list(CLASSES):
             raise CallerError(f"{bucket.uri}/{MANIFEST}: classes {classes}; must be {list(CLASSES)}")
         shards = tuple(_shard(entry, number) for number, entry in enumerate(_entry(content, "shards", list)))
-        return Manifest(_entry(content, "source", str), _entry(content, "options", dict), shards)
+        own = _entry({"own_splits": []} | content, "own_splits", list)
+        if not all(split in SPLITS for split in own):
+            raise ValueError(f"own_splits {own}: each must be one of {', '.join(SPLITS)}")
+        return Manifest(_entry(content, "source", str), _entry(content, "options", dict), shards, tuple(own))
     except (ValueError, RecursionError) as error:
         raise CallerError(f"{bucket.uri}/{MANIFEST}: is not a manifest: {one_line(error)}") from None
 

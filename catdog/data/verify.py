@@ -4,13 +4,15 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from catdog.data.example import decode_example
+from catdog.data.near_duplicates import BITS, difference_hash, near_pairs
 from catdog.data.process_pool import process_pool
-from catdog.data.shards import CLASSES, MANIFEST, SKIPPED, SPLITS, Manifest, Shard, load_manifest
+from catdog.data.shards import CLASSES, MANIFEST, NEAR_DUPLICATES, SKIPPED, SPLITS, Manifest, Shard, load_manifest
 from catdog.data.tfrecord import checked_payload, record_index
 from catdog.errors import CallerError, one_line
 from catdog.storage import Bucket, crc32c
@@ -26,9 +28,18 @@ _KEYS = {
 }
 
 
-def verify(bucket: Bucket) -> tuple[Manifest | None, list[str]]:
-    """The manifest, or None if it cannot be read, and what is wrong with the data set, one line a fault that names
-    shard and record.
+@dataclass(frozen=True)
+class Hashed:
+    """A stored picture: its file name, its split, and what `difference_hash` gives."""
+
+    name: str
+    split: str
+    hash: bytes
+
+
+def verify(bucket: Bucket) -> tuple[Manifest | None, list[str], list[str]]:
+    """The manifest, or None if it cannot be read; what is wrong with the data set, one line a fault that names shard and
+    record; and what is no fault but should be known, one line each.
 
     Raises CallerError where there is no data set.
     """
@@ -37,26 +48,39 @@ def verify(bucket: Bucket) -> tuple[Manifest | None, list[str]]:
     except CallerError as error:
         if not bucket.exists(MANIFEST):
             raise
-        return None, [str(error)]
+        return None, [str(error)], []
     with process_pool() as pool:
         buckets = [bucket] * len(manifest.shards)
-        faults = [fault for found in pool.map(shard_faults, buckets, manifest.shards) for fault in found]
-    named = {shard.name for shard in manifest.shards} | {MANIFEST, SKIPPED}
+        read = list(pool.map(read_shard, buckets, manifest.shards))
+    faults = [fault for found, _ in read for fault in found]
+    named = {shard.name for shard in manifest.shards} | {MANIFEST, SKIPPED, NEAR_DUPLICATES}
     faults += [f"{name}: the manifest does not name it" for name in bucket.list() if name not in named]
-    return manifest, [*_manifest_faults(bucket.read(MANIFEST), manifest), *faults]
+    warnings = [*manifest.one_sided(), *_leaks([picture for _, pictures in read for picture in pictures])]
+    return manifest, [*_manifest_faults(bucket.read(MANIFEST), manifest), *faults], warnings
 
 
-def shard_faults(bucket: Bucket, shard: Shard) -> list[str]:
-    """What is wrong with one shard."""
+def read_shard(bucket: Bucket, shard: Shard) -> tuple[list[str], list[Hashed]]:
+    """What is wrong with one shard, and the pictures of its sound records."""
     try:
         with bucket.reading(shard.name) as path:
-            return _file_faults(path, shard)
+            return _read_file(path, shard)
     except FileNotFoundError:
-        return [f"{shard.name}: is missing"]
+        return [f"{shard.name}: is missing"], []
 
 
-def _file_faults(path: Path, shard: Shard) -> list[str]:
+def _leaks(pictures: list[Hashed]) -> list[str]:
+    """A line for each pair of near-duplicates of which a model has seen one, or was chosen by it, when it meets the other."""
+    pairs = near_pairs([picture.hash for picture in pictures]).tolist()
+    return [
+        f"near-duplicates in two splits: {a.split} {a.name!r} and {b.split} {b.name!r} differ in {distance} of {BITS} bits"
+        for first, second, distance in pairs
+        if (a := pictures[first]).split != (b := pictures[second]).split
+    ]
+
+
+def _read_file(path: Path, shard: Shard) -> tuple[list[str], list[Hashed]]:
     faults: list[str] = []
+    pictures: list[Hashed] = []
     if (size := path.stat().st_size) != shard.bytes:
         faults.append(f"{shard.name}: {size} bytes, the manifest says {shard.bytes}")
     if (found := crc32c(path)) != shard.crc32c:
@@ -65,42 +89,45 @@ def _file_faults(path: Path, shard: Shard) -> list[str]:
         try:
             index = record_index(file)
         except ValueError as error:
-            return [*faults, f"{shard.name}: {str(error).removeprefix(f'{path}: ')}"]
+            return [*faults, f"{shard.name}: {str(error).removeprefix(f'{path}: ')}"], []
         if len(index) != shard.examples:
             faults.append(f"{shard.name}: {len(index)} records, the manifest says {shard.examples}")
         for number, ((offset, length), label) in enumerate(zip(index.tolist(), shard.labels, strict=False)):
             try:
-                fault = _example_fault(checked_payload(file, offset, length), int(label))
+                name, hash_ = _checked_example(checked_payload(file, offset, length), int(label))
+                pictures.append(Hashed(name, shard.split, hash_))
             except ValueError as error:
-                fault = str(error)
-            if fault:
-                faults.append(f"{shard.name} record {number}: {fault}")
-    return faults
+                faults.append(f"{shard.name} record {number}: {error}")
+    return faults, pictures
 
 
-def _example_fault(payload: bytes, label: int) -> str | None:
-    """What is wrong with the example of one record of the class that the manifest says."""
+def _checked_example(payload: bytes, label: int) -> tuple[str, bytes]:
+    """File name and hash of the picture of one record; raises ValueError with what is wrong with its example, which is to
+    be of the class that the manifest says."""
     try:
         features = decode_example(payload)
     except ValueError as error:
-        return f"is no tf.train.Example: {error}"
+        raise ValueError(f"is no tf.train.Example: {error}") from None
     for key, kind in _KEYS.items():
         if not isinstance(features.get(key), kind):
-            return f"{key} is missing or of the wrong type"
+            raise ValueError(f"{key} is missing or of the wrong type")
     if features["image/class/label"] != label:
-        return f"label {features['image/class/label']!r}, the manifest says {label}"
+        raise ValueError(f"label {features['image/class/label']!r}, the manifest says {label}")
     if features["image/class/text"] != CLASSES[label].encode():
-        return f"class {features['image/class/text']!r} with label {label}"
-    encoded = features["image/encoded"]
-    assert isinstance(encoded, bytes)
+        raise ValueError(f"class {features['image/class/text']!r} with label {label}")
+    encoded, name = features["image/encoded"], features["image/filename"]
+    assert isinstance(encoded, bytes) and isinstance(name, bytes)
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             image.load()
             found = (image.format, image.mode, image.height, image.width)
+            hash_ = difference_hash(image)
     except Exception as error:  # a codec may raise anything on broken input
-        return f"its picture cannot be decoded: {one_line(error)}"
+        raise ValueError(f"its picture cannot be decoded: {one_line(error)}") from None
     expected = ("JPEG", "RGB", features["image/height"], features["image/width"])
-    return None if found == expected else f"its picture is {found}, its features say {expected}"
+    if found != expected:
+        raise ValueError(f"its picture is {found}, its features say {expected}")
+    return name.decode(errors="backslashreplace"), hash_
 
 
 def _manifest_faults(content: bytes, manifest: Manifest) -> Iterator[str]:

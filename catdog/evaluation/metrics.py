@@ -1,6 +1,7 @@
 """What a split's labels and probabilities say of a classifier, as plain numbers fit for JSON."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,14 @@ def summarize(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> 
         "reliability": bins,
     }
     return summary | {"undefined": _undefined(labels, classes)}
+
+
+def no_verdict(summary: Mapping[str, Any]) -> str:
+    """Why the figures of `summarize` do not tell how well the classes are told apart; empty where they do."""
+    present = [name for name, values in summary["classes"].items() if values["support"]]
+    if len(present) == len(CLASSES):
+        return ""
+    return f"every example is a {present[0]}, so this does not tell whether the model can tell cats from dogs"
 
 
 def _per_class(labels: NDArray[np.int64], choice: NDArray[np.int64]) -> dict[str, dict[str, Any]]:

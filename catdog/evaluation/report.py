@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from catdog.evaluation.metrics import no_verdict
 from catdog.evaluation.plots import Mistake
 from catdog.recipe import Recipe, to_toml
 from catdog.runs.metrics_file import Epoch, Line, best_epoch, epochs, phases
@@ -48,7 +49,7 @@ def render(
     """
     rows = epochs(lines)
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=_text(f"{name}: {_percent(metrics['accuracy'])} right"),
+        title=_text(f"{name}: {'no verdict' if no_verdict(metrics) else _percent(metrics['accuracy']) + ' right'}"),
         lead=_text(_lead(metrics, recipe)),
         figures=_figures(metrics),
         classes=_classes(metrics),
@@ -67,9 +68,11 @@ def render(
 
 def _lead(metrics: Mapping[str, Any], recipe: Recipe) -> str:
     weights = {"bundled": "bundled weights", "imagenet": "ImageNet weights", "none": "no pretrained weights"}
+    reason = no_verdict(metrics)
     return (
         f"{recipe.model.backbone} from {weights.get(recipe.model.weights, recipe.model.weights)}"
         f" at {recipe.data.side} pixels, tested on {metrics['examples']:,} examples of {metrics['data']['source']}."
+        f"{f' No verdict: {reason}.' if reason else ''}"
     )
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from catdog.errors import CallerError, one_line
 from catdog.recipe import parse_recipe
@@ -36,6 +36,7 @@ class Summary:
     best: Epoch | None = None
     """The validation of the lowest loss."""
     test_accuracy: float | None = None
+    """None, too, where every example is of one class, for then it says nothing."""
     fault: str = ""
     """Why it is unreadable, in one line."""
 
@@ -91,10 +92,15 @@ def _summary(bucket: Bucket, folder: str, times: Mapping[str, float], now: float
     try:
         parse_recipe(recipe, RECIPE, of_run=True)
         best = best_epoch(epochs(parse_metrics(metrics or b"")))
-        accuracy = float(json.loads(tested)["accuracy"]) if tested else None
+        accuracy = _accuracy(json.loads(tested)) if tested else None
     except (CallerError, ValueError, KeyError, TypeError) as error:
         return Summary(name, "unreadable", changed, step, fault=one_line(error))
     return Summary(name, _state(run, times, now), changed, step, best, accuracy)
+
+
+def _accuracy(metrics: dict[str, Any]) -> float | None:
+    accuracy = float(metrics["accuracy"])
+    return None if "balanced_accuracy" in metrics.get("undefined", {}) else accuracy
 
 
 def _state(run: Bucket, times: Mapping[str, float], now: float) -> State:

@@ -88,6 +88,8 @@ def started(recipe: Recipe) -> Iterator[Start]:
     if data.local("") is None:
         require_limit(recipe.cache, _held_at_once(recipe, manifest))
     pins = pinned(data, [*manifest.split("train"), *manifest.split("val")])
+    for warning in manifest.one_sided() if group.chief else ():
+        say(f"warning: {warning}")
     if recipe.run.deterministic:
         tf.config.experimental.enable_op_determinism()
     leased = hold(run, say) if group.chief else nullcontext()

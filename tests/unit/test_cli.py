@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from brightness import draw, save_model
 from pictures import damaged
+from PIL import Image
 
 from catdog import cli
 from catdog.data.shards import load_manifest
@@ -210,6 +211,7 @@ def test_a_negative_number_is_a_value_and_no_option(capsys):
 def test_train_gets_the_recipe_with_its_last_overrides(data, tmp_path, monkeypatch, capsys):
     got: list[Recipe] = []
     metrics = {"accuracy_interval": (0.5, 0.75), "accuracy": 0.625, "log_loss": 0.7, "examples": 8, "split": "test"}
+    metrics["classes"] = {"cat": {"support": 4}, "dog": {"support": 4}}
 
     def train(recipe: Recipe) -> dict[str, object]:
         got.append(recipe)
@@ -246,6 +248,43 @@ def test_prepare_thins_a_class_and_verify_finds_the_fault_that_comes_after(photo
     assert cli.run(["verify", str(folder)]) == 1
     out, err = capsys.readouterr()
     assert shard.name in out and "2 faults" in out and err == ""
+
+
+def test_prepare_and_verify_tell_of_a_split_of_the_sources_own_and_of_what_leaks_across_it(photos, tmp_path, capsys):
+    root, folder = tmp_path / "photos", tmp_path / "data"
+    for part, chosen in (("Train", slice(0, 14)), ("Test", slice(14, 20))):
+        for name in ("cat", "dog"):
+            (root / part / name).mkdir(parents=True)
+            for path in sorted((photos / name).iterdir())[chosen]:
+                shutil.copy(path, root / part / name)
+    again = Image.open(root / "Train/cat/00.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    again.save(root / "Test/cat/mirrored.png")
+    assert cli.run(["prepare", f"folder:{root}", str(folder), "--shards", "2", "--val", "0.2", "--test", "0.3"]) == 0
+    out = capsys.readouterr().out
+    kept = (
+        "the source's own split is kept: train, test as its folders say (--test not used);"
+        " val split off train (--val 0.2)\n"
+    )
+    assert kept in out and "test       13 examples (7 cat, 6 dog)" in out
+    assert f"1 pair of near-duplicates, listed in {folder}/near_duplicates.csv\nwarning: 1 pair of them across" in out
+    assert cli.run(["verify", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert kept in out and "warning: near-duplicates in two splits: " in out and "no fault" in out
+
+
+def test_a_class_too_rare_for_every_split_is_told_and_a_test_without_it_gives_no_verdict(
+    finished, photos, tmp_path, capsys
+):
+    root, folder, run = tmp_path / "photos", tmp_path / "data", shutil.copytree(finished, tmp_path / "run")
+    shutil.copytree(photos / "cat", root / "cat")
+    for path in sorted((photos / "dog").iterdir())[:2]:
+        draw(root / "dog" / path.name, int(path.stem), bright=True)
+    assert cli.run(["prepare", f"folder:{root}", str(folder), "--shards", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "warning: the val split holds no dog: " in out and "warning: the test split holds no dog: " in out
+    assert cli.run(["evaluate", str(run), "--data", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "no verdict: every example is a cat, so this does not tell whether" in out
 
 
 def test_predict_prints_path_class_and_probability(finished, photos, capsys):

@@ -1,7 +1,7 @@
 import pytest
 import tensorflow as tf
 
-from catdog.data.example import Value, decode_example, encode_example
+from catdog.data.example import Value, decode_example, encode_example, holds_int
 
 FEATURES: dict[str, Value] = {
     "image/encoded": bytes(range(256)) * 300,
@@ -42,6 +42,16 @@ def test_what_tensorflow_encodes_is_decoded() -> None:
 
 def test_encoding_and_decoding_give_the_same_back() -> None:
     assert decode_example(encode_example(FEATURES)) == FEATURES
+
+
+def test_an_integer_is_found_under_its_name_however_the_message_was_written() -> None:
+    message = tf.train.Example()
+    message.features.feature["label"].int64_list.value.append(1)
+    for written in (encode_example(FEATURES), message.SerializeToString()):
+        assert holds_int(written, "label", 1)
+        assert not holds_int(written, "label", 0) and not holds_int(written, "none", 1)
+    with pytest.raises(ValueError, match="Example"):
+        holds_int(b"no example", "label", 1)
 
 
 def test_the_first_of_several_values_is_decoded() -> None:

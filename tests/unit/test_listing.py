@@ -120,6 +120,14 @@ def test_a_run_that_is_done_tells_its_test_accuracy(bucket: Bucket) -> None:
     assert only(bucket).test_accuracy == 0.875
 
 
+def test_a_test_of_one_class_tells_no_accuracy(bucket: Bucket) -> None:
+    run = below(bucket, "r")
+    train(run, [(3, 3)])
+    finish(run)
+    run.write("evaluation/test/metrics.json", b'{"accuracy": 1.0, "undefined": {"balanced_accuracy": "every example"}}')
+    assert (only(bucket).state, only(bucket).test_accuracy) == ("done", None)
+
+
 def test_a_run_with_nothing_yet_tells_no_figures(bucket: Bucket) -> None:
     begin(below(bucket, "r"))
     found = only(bucket)

@@ -6,7 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from catdog.evaluation.metrics import expected_calibration_error, predicted, reliability, summarize, wilson
+from catdog.evaluation.metrics import (
+    expected_calibration_error,
+    no_verdict,
+    predicted,
+    reliability,
+    summarize,
+    wilson,
+)
 
 # Two cats and three dogs; one cat and one dog are wrong.
 LABELS = np.array([0, 0, 1, 1, 1])
@@ -85,6 +92,11 @@ def test_one_class_alone_gives_null_with_the_reason_and_never_nan(label):
     assert got["classes"][absent] == {"precision": None, "recall": None, "f1": None, "support": 0}
     assert f"classes.{absent}.recall" in got["undefined"]
     assert "NaN" not in json.dumps(got, allow_nan=False)
+    assert f"every example is a {('cat', 'dog')[label]}" in no_verdict(got)
+
+
+def test_with_both_classes_there_is_a_verdict():
+    assert no_verdict(summarize(np.array([0, 1]), np.array([0.1, 0.2]))) == ""
 
 
 def test_a_class_that_is_never_predicted_has_no_precision_but_a_recall_of_0():

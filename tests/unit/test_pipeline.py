@@ -99,7 +99,11 @@ def noted(paths) -> tuple[Noted, Records]:
 
 
 def shards(paths) -> list[Shard]:
-    return [Shard(path.name, "train", 0, "00000000", "0" * size) for path, size in zip(paths, SIZES, strict=True)]
+    labels = (str(index % 2) for index in itertools.count())
+    return [
+        Shard(path.name, "train", 0, "00000000", "".join(itertools.islice(labels, size)))
+        for path, size in zip(paths, SIZES, strict=True)
+    ]
 
 
 def by_row(elements: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from pictures import SHARED, Deadly, class_folders, encoded, picture, thread_poo
 from PIL import Image
 
 from catdog.data.options import PrepareOptions
-from catdog.data.prepare import Picture, prepare, split
+from catdog.data.prepare import prepare
 from catdog.data.shards import SPLITS, Manifest, load_manifest
 from catdog.data.sources import Item, Opened
 from catdog.data.tfrecord import write_records
@@ -255,39 +255,6 @@ def test_shards_of_a_split_differ_by_one_record_at_most(photos: Path, bucket: Bu
     assert len(manifest.split("train")) == 7
 
 
-def some_pictures(cats: int, dogs: int) -> list[Picture]:
-    labels = [0] * cats + [1] * dogs
-    return [Picture(f"{i}.jpg", label, f"digest {i}", 32, 32, 0, 0) for i, label in enumerate(labels)]
-
-
-@pytest.mark.parametrize(("cats", "dogs"), [(1000, 1000), (997, 13), (10, 333), (2, 2)])
-@pytest.mark.parametrize(("val", "test"), [(0.1, 0.1), (0.0, 0.5), (0.37, 0.21), (0.0, 0.0)])
-def test_each_split_gets_its_part_of_each_class_within_one(cats: int, dogs: int, val: float, test: float) -> None:
-    parts = split(some_pictures(cats, dogs), PrepareOptions(val=val, test=test, seed=3))
-    for label, count in ((0, cats), (1, dogs)):
-        for name, part in (("val", val), ("test", test), ("train", 1 - val - test)):
-            assert abs(sum(p.label == label for p in parts[name]) - part * count) <= 1
-    everyone = [p.name for members in parts.values() for p in members]
-    assert len(everyone) == len(set(everyone)) == cats + dogs
-
-
-def test_the_split_does_not_depend_on_the_order_of_the_pictures_and_mixes_the_classes() -> None:
-    pictures = some_pictures(300, 300)
-    parts = split(pictures, PrepareOptions(seed=3))
-    assert parts == split(pictures[::-1], PrepareOptions(seed=3))
-    labels = [picture.label for picture in parts["train"]]
-    assert 0.4 < sum(labels[:100]) / 100 < 0.6 and labels != sorted(labels)
-
-
-def test_keep_thins_the_class_in_the_train_split_only() -> None:
-    whole = split(some_pictures(200, 200), PrepareOptions())
-    thinned = split(some_pictures(200, 200), PrepareOptions(keep={"cat": 0.3}))
-    assert (whole["val"], whole["test"]) == (thinned["val"], thinned["test"])
-    assert [p for p in whole["train"] if p.label == 1] == [p for p in thinned["train"] if p.label == 1]
-    assert sum(p.label == 0 for p in thinned["train"]) == 48
-    assert set(thinned["train"]) < set(whole["train"])
-
-
 @pytest.mark.usefixtures("threads")
 def test_an_existing_data_set_is_refused_and_with_overwrite_replaced_as_a_whole(photos: Path, bucket: Bucket) -> None:
     prepare(f"folder:{photos}", bucket, PrepareOptions(shards=8))
@@ -297,7 +264,12 @@ def test_an_existing_data_set_is_refused_and_with_overwrite_replaced_as_a_whole(
     assert content(bucket) | {"manifest.json": bucket.read("manifest.json")} == before
     bucket.write("notes.txt", b"mine")
     manifest = prepare(f"folder:{photos}", bucket, PrepareOptions(shards=2), overwrite=True).manifest
-    assert set(bucket.list()) == {s.name for s in manifest.shards} | {"manifest.json", "skipped.csv", "notes.txt"}
+    assert set(bucket.list()) == {s.name for s in manifest.shards} | {
+        "manifest.json",
+        "near_duplicates.csv",
+        "skipped.csv",
+        "notes.txt",
+    }
 
 
 @pytest.mark.usefixtures("threads")
@@ -443,3 +415,161 @@ def test_stopped_half_way_it_leaves_no_process_and_no_manifest(tmp_path: Path, s
     assert len(begun) >= 2 and not any(alive(pid) for pid in begun)
     assert bucket.list() == []
     assert "Traceback" not in output
+
+
+def own_split(root: Path, train: str = "train", val: str = "validation", test: str = "test") -> Path:
+    """Class folders within the folders of a split: 20 of each class to train, 4 for val and 6 for the test."""
+    for number, (folder, count) in enumerate(((train, 20), (val, 4), (test, 6))):
+        if folder:
+            for label, name in enumerate(("cat", "dog")):
+                for index in range(count):
+                    write(root / folder / name / f"{index}.jpg", encoded(picture(1000 * number + 100 * label + index)))
+    return root
+
+
+def names_by_split(bucket: Bucket, manifest: Manifest) -> dict[str, set[str]]:
+    return {name: set(stored(bucket, manifest, name)) for name in SPLITS}
+
+
+def names_of(root: Path, folder: str) -> set[str]:
+    return {str(path.relative_to(root)) for path in (root / folder).rglob("*.jpg")}
+
+
+@pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
+@pytest.mark.usefixtures("threads")
+def test_a_split_of_the_sources_own_is_kept_and_the_manifest_tells(
+    tmp_path: Path, bucket: Bucket, zipped: bool
+) -> None:
+    source = root = own_split(tmp_path / "split")
+    if zipped:
+        source = tmp_path / "split.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for path in sorted(root.rglob("*.jpg")):
+                archive.write(path, path.relative_to(root))
+    manifest = prepare(f"folder:{source}", bucket, PrepareOptions(shards=2, keep={"cat": 0.5})).manifest
+    assert load_manifest(bucket).own_splits == ("train", "val", "test")
+    found = names_by_split(bucket, manifest)
+    assert found["test"] == names_of(root, "test") and found["val"] == names_of(root, "validation")
+    assert found["train"] < names_of(root, "train")
+    assert manifest.per_class("train") == {"cat": 10, "dog": 20}
+    assert verify(bucket)[1:] == ([], [])
+
+
+@pytest.mark.usefixtures("threads")
+def test_what_a_split_of_the_sources_own_lacks_is_split_off_train(tmp_path: Path, bucket: Bucket) -> None:
+    root = own_split(tmp_path / "split", train="Training", val="", test="TEST")
+    manifest = prepare(f"folder:{root}", bucket, PrepareOptions(shards=2, val=0.25, test=0.5)).manifest
+    assert load_manifest(bucket).own_splits == ("train", "test")
+    assert manifest.per_class("val") == {"cat": 5, "dog": 5}
+    found = names_by_split(bucket, manifest)
+    assert found["test"] == names_of(root, "TEST")
+    assert found["val"] | found["train"] == names_of(root, "Training")
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_hold_out_in_a_folder_within_each_class_is_kept(photos: Path, tmp_path: Path, bucket: Bucket) -> None:
+    root = shutil.copytree(photos, tmp_path / "photos")
+    for index, name in enumerate(("cat", "dog")):
+        write(root / name / "test/1.jpg", encoded(picture(2000 + index)))
+    manifest = prepare(f"folder:{root}", bucket, PrepareOptions(shards=2, test=0.5)).manifest
+    assert load_manifest(bucket).own_splits == ("test",)
+    assert names_by_split(bucket, manifest)["test"] == {"cat/test/1.jpg", "dog/test/1.jpg"}
+    assert len(everything(bucket, manifest)) == CATS + DOGS + 2
+
+
+@pytest.mark.usefixtures("threads")
+def test_beside_folders_of_a_split_with_train_nothing_else_is_taken(tmp_path: Path, bucket: Bucket) -> None:
+    root = own_split(tmp_path / "split")
+    write(root / "holdout/cat/1.jpg", encoded(picture(5000)))
+    write(root / "test1/7.jpg", encoded(picture(5001)))
+    manifest = prepare(f"folder:{root}", bucket, PrepareOptions(shards=2)).manifest
+    assert not any(name.startswith(("holdout", "test1")) for name in everything(bucket, manifest))
+    assert "none of the folders of the source's own split" in skipped(bucket)["holdout/cat/1.jpg"]
+    assert "class" in skipped(bucket)["test1/7.jpg"]
+
+
+@pytest.mark.usefixtures("threads")
+def test_of_copies_in_two_splits_of_the_sources_own_the_held_out_one_stays(tmp_path: Path, bucket: Bucket) -> None:
+    root = own_split(tmp_path / "split", train="a/train", val="valid", test="a/b/c/the longer one/test")
+    write(root / "a/train/cat/copy.jpg", (root / "a/b/c/the longer one/test/cat/1.jpg").read_bytes())
+    write(root / "valid/dog/copy.jpg", (root / "a/train/dog/3.jpg").read_bytes())
+    found = names_by_split(bucket, prepare(f"folder:{root}", bucket, PrepareOptions(shards=2)).manifest)
+    assert skipped(bucket) == {
+        "a/train/cat/copy.jpg": "the same picture as a/b/c/the longer one/test/cat/1.jpg",
+        "a/train/dog/3.jpg": "the same picture as valid/dog/copy.jpg",
+    }
+    assert len(found["test"]) == 12 and "valid/dog/copy.jpg" in found["val"]
+
+
+@pytest.mark.usefixtures("threads")
+def test_kaggles_folders_are_no_split_of_the_sources_own(tmp_path: Path) -> None:
+    flat, kaggle = tmp_path / "flat", tmp_path / "kaggle"
+    for index in range(12):
+        for label, name in enumerate(("cat", "dog")):
+            content = encoded(picture(100 * label + index))
+            write(flat / f"{name}.{index}.jpg", content)
+            write(kaggle / "train" / f"{name}.{index}.jpg", content)
+        write(kaggle / "test1" / f"{index}.jpg", encoded(picture(500 + index)))
+        write(kaggle / "test" / f"{index}.jpg", encoded(picture(600 + index)))
+    buckets = [open_bucket(str(tmp_path / name)) for name in ("one", "two")]
+    first, second = (
+        prepare(f"folder:{root}", each, PrepareOptions(shards=2)).manifest
+        for root, each in zip((flat, kaggle), buckets, strict=True)
+    )
+    assert [first.per_class(name) for name in SPLITS] == [second.per_class(name) for name in SPLITS]
+    assert load_manifest(buckets[1]).own_splits == () and b"own_splits" not in buckets[1].read("manifest.json")
+    expected = {name: {f"train/{each}" for each in names} for name, names in names_by_split(buckets[0], first).items()}
+    assert names_by_split(buckets[1], second) == expected
+
+
+def near_duplicates(bucket: Bucket) -> list[tuple[str, str, int]]:
+    header, *rows = csv.reader(io.StringIO(bucket.read("near_duplicates.csv").decode()))
+    assert header == ["path", "other path", "distance"]
+    return [(path, other, int(distance)) for path, other, distance in rows]
+
+
+def smaller(content: bytes) -> bytes:
+    """The same picture in other bytes, mirrored and smaller."""
+    image = Image.open(io.BytesIO(content)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return encoded(image.resize((image.width * 4 // 5, image.height * 4 // 5)), quality=80)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.usefixtures("threads")
+def test_near_duplicates_stay_in_the_set_in_one_split_and_are_listed(
+    photos: Path, tmp_path: Path, bucket: Bucket, seed: int
+) -> None:
+    root = shutil.copytree(photos, tmp_path / "photos")
+    copies = [f"{name}/{index}" for name in ("cat", "dog") for index in range(8)]
+    for name in copies:
+        write(root / f"{name} again.jpg", smaller((root / f"{name}.jpg").read_bytes()))
+    prepared = prepare(f"folder:{root}", bucket, PrepareOptions(shards=2, val=0.25, test=0.25, seed=seed))
+    assert {(path, other) for path, other, _ in near_duplicates(bucket)} == {
+        (f"{name} again.jpg", f"{name}.jpg") for name in copies
+    }
+    assert len(prepared.near_duplicates) == len(copies) and prepared.skipped == 0
+    for names in names_by_split(bucket, prepared.manifest).values():
+        assert {name.replace(" again", "") for name in names if "again" in name} <= names
+    assert len(everything(bucket, prepared.manifest)) == CATS + DOGS + len(copies)
+    assert verify(bucket)[1:] == ([], [])
+
+
+@pytest.mark.usefixtures("threads")
+def test_near_duplicates_across_a_split_of_the_sources_own_or_classes_are_listed_and_left(
+    tmp_path: Path, bucket: Bucket
+) -> None:
+    root = own_split(tmp_path / "split")
+    write(root / "test/cat/leak.jpg", smaller((root / "train/cat/2.jpg").read_bytes()))
+    write(root / "train/dog/odd.jpg", smaller((root / "train/cat/3.jpg").read_bytes()))
+    prepared = prepare(f"folder:{root}", bucket, PrepareOptions(shards=2))
+    assert {pair[:2] for pair in near_duplicates(bucket)} == {
+        ("test/cat/leak.jpg", "train/cat/2.jpg"),
+        ("train/cat/3.jpg", "train/dog/odd.jpg"),
+    }
+    assert {(near.splits, near.labels) for near in prepared.near_duplicates} == {
+        (("test", "train"), (0, 0)),
+        (("train", "train"), (0, 1)),
+    }
+    assert "test/cat/leak.jpg" in names_by_split(bucket, prepared.manifest)["test"]
+    _, faults, (warning,) = verify(bucket)
+    assert faults == [] and "'test/cat/leak.jpg'" in warning and "'train/cat/2.jpg'" in warning

@@ -170,6 +170,13 @@ def test_a_metric_without_value_is_a_dash_with_its_reason():
     assert "nan" not in text
 
 
+def test_one_class_alone_gives_no_verdict():
+    whole = Page(page(labels=(1, 1), probabilities=(0.8, 0.9))).text
+    assert ": no verdict" in whole and "% right" not in whole
+    assert "No verdict: every example is a dog" in whole
+    assert "no verdict" not in Page(page()).text.lower()
+
+
 def test_pictures_of_mistakes_are_made_small():
     large = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8)).save(large, "PNG")

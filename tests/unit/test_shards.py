@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,43 @@ def test_the_digest_follows_what_is_held_and_not_where_it_came_from() -> None:
     assert Manifest(base.source, base.options, base.shards[:2]).digest != base.digest
 
 
+def test_splits_of_the_sources_own_are_in_the_manifest_only_where_there_are_some(tmp_path: Path) -> None:
+    bucket, own = open_bucket(str(tmp_path)), replace(manifest(), own_splits=("train", "test"))
+    bucket.write("manifest.json", own.to_json())
+    assert load_manifest(bucket) == own and own.digest == manifest().digest
+    assert b"own_splits" not in manifest().to_json()
+
+
+@pytest.mark.parametrize(
+    ("val", "test", "told"),
+    [
+        ("0011", "01", []),
+        ("0000", "01", ["the val split holds no dog"]),
+        ("01", "1", ["the test split holds no cat"]),
+        ("0", "", ["the val split holds no dog", "the test split holds no cat and no dog"]),
+    ],
+)
+def test_a_held_out_split_that_lacks_a_class_is_told(val: str, test: str, told: list[str]) -> None:
+    labels = {"train": "0011", "val": val, "test": test}
+    shards = tuple(
+        Shard(f"{split}-00000-of-00001.tfrecord", split, 1, "0123abcd", digits)
+        for split, digits in labels.items()
+        if digits
+    )
+    lines = Manifest("folder:x", {"val": 0.1, "test": 0.1}, shards).one_sided()
+    assert [line.partition(":")[0] for line in lines] == told
+
+
+def test_a_split_that_was_not_asked_for_lacks_nothing() -> None:
+    shards = (Shard("train-00000-of-00001.tfrecord", "train", 1, "0123abcd", "01"),)
+    assert Manifest("folder:x", {"val": 0.0, "test": 0.0}, shards).one_sided() == []
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
+        (lambda m: m.update(own_splits="test"), "own_splits"),
+        (lambda m: m.update(own_splits=["validation"]), "own_splits"),
         (lambda m: m.update(format=2), "format 2"),
         (lambda m: m.update(classes=["dog", "cat"]), "classes"),
         (lambda m: m.pop("shards"), "shards"),

@@ -12,7 +12,7 @@ from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.data.shards import Manifest, load_manifest
 from catdog.data.tfrecord import record_index, write_records
-from catdog.data.verify import shard_faults, verify
+from catdog.data.verify import read_shard, verify
 from catdog.errors import CallerError
 from catdog.storage import Bucket, crc32c, open_bucket
 
@@ -41,7 +41,7 @@ def change(bucket: Bucket, edit: Callable[[dict], object]) -> None:
 def faults_of_shard(bucket: Bucket, manifest: Manifest | None = None) -> list[str]:
     manifest = manifest or load_manifest(bucket)
     (shard,) = (shard for shard in manifest.shards if shard.name == SHARD)
-    return shard_faults(bucket, shard)
+    return read_shard(bucket, shard)[0]
 
 
 def rewrite(bucket: Bucket, edit: Callable[[dict[str, Value]], object]) -> list[str]:
@@ -55,12 +55,12 @@ def rewrite(bucket: Bucket, edit: Callable[[dict[str, Value]], object]) -> list[
     payloads[2] = encode_example(features)
     write_records(path, payloads)
     (shard,) = (shard for shard in load_manifest(bucket).shards if shard.name == SHARD)
-    return shard_faults(bucket, replace(shard, bytes=path.stat().st_size, crc32c=crc32c(path)))
+    return read_shard(bucket, replace(shard, bytes=path.stat().st_size, crc32c=crc32c(path)))[0]
 
 
 def test_a_sound_data_set_has_no_fault(bucket: Bucket) -> None:
-    manifest, faults = verify(bucket)
-    assert faults == []
+    manifest, faults, warnings = verify(bucket)
+    assert (faults, warnings) == ([], [])
     assert manifest.per_class("train") == {"cat": 10, "dog": 10}
 
 
@@ -186,7 +186,7 @@ def test_what_keeps_the_manifest_from_being_read_is_a_fault(
     bucket: Bucket, edit: Callable[[dict], object], told: str
 ) -> None:
     change(bucket, edit)
-    assert verify(bucket) == (None, [f"{bucket.uri}/manifest.json: is not a manifest: {told}"])
+    assert verify(bucket)[:2] == (None, [f"{bucket.uri}/manifest.json: is not a manifest: {told}"])
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_what_keeps_the_manifest_from_being_read_is_a_fault(
 )
 def test_a_manifest_that_is_none_is_a_fault(bucket: Bucket, content: bytes) -> None:
     bucket.write("manifest.json", content)
-    manifest, (fault,) = verify(bucket)
+    manifest, (fault,), _ = verify(bucket)
     assert manifest is None
     assert fault.startswith(f"{bucket.uri}/manifest.json: is not a manifest: ") and "\n" not in fault
 

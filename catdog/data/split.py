@@ -1,0 +1,109 @@
+"""Which pictures train, validate and test: by the seed, or as a person's own folders have them."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from catdog.data.options import PrepareOptions
+from catdog.data.shards import CLASSES, SPLITS
+
+_FOLDERS = {
+    "train": re.compile("(train|training)([ _-]?set)?", re.IGNORECASE),
+    "val": re.compile("(val|valid|validation)([ _-]?set)?", re.IGNORECASE),
+    "test": re.compile("(test|testing)([ _-]?set)?", re.IGNORECASE),
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture as it will be stored; its bytes lie in the spool file."""
+
+    name: str
+    label: int
+    digest: str
+    """SHA-256 of the stored JPEG: the picture's identity, on which split and order rest."""
+    height: int
+    width: int
+    offset: int
+    length: int
+    folder: str = ""
+    """The split that its folder is named after; empty for none."""
+    hash: bytes = b""
+    """What `near_duplicates.difference_hash` gives."""
+
+
+def split_of(name: str) -> str:
+    """The split that a relative path's nearest folder named after one tells: `train`, `val` or `test`, or one of their
+    longer names, in any case; empty where there is no such folder."""
+    for part in reversed(PurePosixPath(name).parts[:-1]):
+        for split, names in _FOLDERS.items():
+            if names.fullmatch(part):
+                return split
+    return ""
+
+
+def own_splits(pictures: Iterable[Picture]) -> tuple[str, ...]:
+    """The splits that the source's own folders set apart; none where all pictures are of one, or none are held out."""
+    folders = {picture.folder for picture in pictures}
+    found = tuple(split for split in SPLITS if split in folders)
+    return found if len(folders) > 1 and {"val", "test"} & folders else ()
+
+
+def split(
+    pictures: Sequence[Picture],
+    options: PrepareOptions,
+    own: Collection[str] = (),
+    groups: Sequence[int] | None = None,
+) -> dict[str, list[Picture]]:
+    """The pictures of each split, shuffled; those of one group, by the picture's place, stay together.
+
+    Splits of the source's `own` are as its folders say, and only the others are split off. Each picture's place depends on
+    the seed and its digest, so files that are left out have no influence, and each class gives the same part of itself to
+    each split, but at least one group where it has enough of them.
+    """
+    held = set(own) - {"train"}
+    result = {name: [picture for picture in pictures if name in held and picture.folder == name] for name in SPLITS}
+    together: dict[int, list[Picture]] = {}
+    for place, picture in enumerate(pictures):
+        if picture.folder not in held:
+            together.setdefault(place if groups is None else groups[place], []).append(picture)
+    members = [sorted(group, key=lambda p: p.digest) for group in together.values()]
+    parts = {name: part for name, part in (("test", options.test), ("val", options.val)) if name not in held}
+    left = _quotas(members, parts)
+    for group in sorted(members, key=lambda group: _rank("split", options.seed, group[0])):
+        size = Counter(picture.label for picture in group)
+        name = next((name for name in parts if all(left[name][label] >= size[label] for label in size)), "train")
+        if name != "train":
+            left[name].subtract(size)
+        result[name] += group
+    result["train"] = _thinned(result["train"], options)
+    return {name: sorted(members, key=lambda p: _rank("shuffle", options.seed, p)) for name, members in result.items()}
+
+
+def _quotas(groups: Sequence[Sequence[Picture]], parts: dict[str, float]) -> dict[str, Counter[int]]:
+    """Pictures of each class that each split gets at most: its part, or a small group where there is one for each split."""
+    quotas: dict[str, Counter[int]] = {name: Counter() for name in parts}
+    wanted = [name for name, part in parts.items() if part > 0]
+    for label in range(len(CLASSES)):
+        sizes = sorted(size for group in groups if (size := sum(picture.label == label for picture in group)))
+        small = sizes[len(wanted) - 1] if len(sizes) > len(wanted) else 0
+        for name in wanted:
+            quotas[name][label] = max(round(parts[name] * sum(sizes)), small)
+    return quotas
+
+
+def _thinned(pictures: Iterable[Picture], options: PrepareOptions) -> list[Picture]:
+    """What is kept of each class for training."""
+    ranked = sorted(pictures, key=lambda p: _rank("keep", options.seed, p))
+    result: list[Picture] = []
+    for label, name in enumerate(CLASSES):
+        members = [picture for picture in ranked if picture.label == label]
+        result += members[: round(options.keep.get(name, 1.0) * len(members))]
+    return result
+
+
+def _rank(purpose: str, seed: int, picture: Picture) -> bytes:
+    return hashlib.sha256(f"{purpose} {seed} {picture.digest}".encode()).digest()
