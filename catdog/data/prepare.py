@@ -243,6 +243,10 @@ def _refuse_missing(source: str, pictures: list[Picture], skipped: list[Skipped]
     for label, name in enumerate(CLASSES):
         if not any(picture.label == label for picture in pictures):
             raise CallerError(f"{source}: holds no usable picture of class {name!r}{why}")
+        if not any(picture.label == label and picture.folder not in ("val", "test") for picture in pictures):
+            raise CallerError(
+                f"{source}: all of class {name!r} lies in folders named val or test; train needs some{why}"
+            )
 
 
 def _shard_counts(splits: dict[str, list[Picture]], shards: int) -> dict[str, int]:

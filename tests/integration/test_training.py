@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from catdog.recipe import Recipe, load_recipe, override
 from catdog.storage import Bucket, open_bucket
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.progress import Progress
+from catdog.training.start import started
 from catdog.training.state import exported_weights
 from catdog.training.trainer import train
 
@@ -95,6 +97,22 @@ def test_another_data_set_is_refused(recipe: Recipe, alone: str, small_data: Buc
     prepare(load_manifest(small_data).source, other, PrepareOptions(side=64, shards=4, seed=1))
     with pytest.raises(CallerError, match="manifest"):
         train(changed(recipe, {"data.uri": other.uri, "run.uri": alone}))
+
+
+def test_a_class_missing_from_a_held_out_split_is_told_when_a_run_begins(
+    recipe: Recipe, small_pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(small_pictures / "cat", tmp_path / "photos/cat")
+    (tmp_path / "photos/dog").mkdir()
+    for path in sorted((small_pictures / "dog").iterdir())[:2]:
+        shutil.copy(path, tmp_path / "photos/dog")
+    data = open_bucket(str(tmp_path / "data"))
+    prepare(f"folder:{tmp_path / 'photos'}", data, PrepareOptions(side=64, shards=4))
+    capsys.readouterr()
+    with started(changed(recipe, {"data.uri": data.uri})):
+        pass
+    told = capsys.readouterr().err
+    assert "warning: the val split holds no dog: " in told and "warning: the test split holds no dog: " in told
 
 
 def test_training_from_scratch_updates_batch_norm_and_lowers_the_loss(recipe: Recipe) -> None:

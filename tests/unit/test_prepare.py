@@ -522,6 +522,16 @@ def test_kaggles_folders_are_no_split_of_the_sources_own(tmp_path: Path) -> None
     assert names_by_split(buckets[1], second) == expected
 
 
+@pytest.mark.usefixtures("threads")
+def test_a_split_of_the_sources_own_with_nothing_to_train_on_is_refused(tmp_path: Path, bucket: Bucket) -> None:
+    root = own_split(tmp_path / "split", train="")
+    with pytest.raises(CallerError, match="all of class 'cat' lies in folders named val or test"):
+        prepare(f"folder:{root}", bucket)
+    shutil.move(root / "test/cat", root / "cat")
+    with pytest.raises(CallerError, match="all of class 'dog' lies in folders named val or test"):
+        prepare(f"folder:{root}", bucket)
+
+
 def near_duplicates(bucket: Bucket) -> list[tuple[str, str, int]]:
     header, *rows = csv.reader(io.StringIO(bucket.read("near_duplicates.csv").decode()))
     assert header == ["path", "other path", "distance"]
