@@ -109,7 +109,6 @@ class MortalFolder(Folder):
     def delete_all(self, prefix: str) -> None:
         for name in self.list(f"{prefix}/"):
             self.delete(name)
-        super().delete_all(prefix)
 
 
 class World:
