@@ -23,7 +23,7 @@ uv_on = PATH="$$PATH:$(CURDIR)/$(BIN)" VIRTUAL_ENV="$(CURDIR)/$(1)" uv
 UV := $(call uv_on,.venv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-local recipe-and-data bucket train-bucket cluster submit cluster-down test test-slow test-kills image image-test check-infra audit lint bench tensorboard lock clean
+.PHONY: help setup train-local recipe-and-data bucket train-bucket cluster submit cluster-down test test-slow test-kills fuzz image image-test check-infra audit lint bench tensorboard lock clean
 
 help: ## Show what there is
 	@echo 'make TARGET, where TARGET is one of'
@@ -74,6 +74,9 @@ recipe-and-data:
 
 test: $(SETUP) ## Run the tests that CI runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+fuzz: $(SETUP) ## Try mutated inputs of each parser, others each time: [ARGS="recipe zip --seconds 600"]
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 test-slow: $(SETUP) ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

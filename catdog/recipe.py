@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,15 +16,24 @@ import tomli_w
 
 from catdog import __version__
 from catdog.errors import CallerError, did_you_mean, hint
+from catdog.parsing import SMALL, NotParsed, brief, described, is_unicode, is_version, parse_toml
+
+_MANY = 2**31 - 1
+"""The most that a number of steps, or of what comes with them, may be."""
 
 
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:
     if not holds:
-        raise CallerError(f"{name} = {value!r}: must be {allowed}")
+        raise CallerError(f"{name} = {brief(value)}: must be {allowed}")
+
+
+def _require_whole(name: str, value: int, least: int, most: int) -> None:
+    _require(least <= value <= most, name, value, f"at least {least} and at most {most}")
 
 
 def _meant(value: object, allowed: Iterable[str]) -> str:
-    return f" ({meant})" if (meant := did_you_mean(value, allowed, repr)) else ""
+    meant = did_you_mean(value, allowed, repr) if isinstance(value, str) else ""
+    return f" ({meant})" if meant else ""
 
 
 def added(default: Any, *, before: Any) -> Any:
@@ -51,8 +59,8 @@ class Data:
 
     def __post_init__(self) -> None:
         _require(32 <= self.side <= 1024, "data.side", self.side, "from 32 to 1024 pixels")
-        _require(self.streams >= 1, "data.streams", self.streams, "at least 1")
-        _require(self.global_batch >= 1, "data.global_batch", self.global_batch, "at least 1")
+        _require_whole("data.streams", self.streams, 1, 99_999)  # the most shards that a data set may have
+        _require_whole("data.global_batch", self.global_batch, 1, 1_000_000)
         _require(
             self.global_batch % self.streams == 0,
             "data.global_batch",
@@ -127,7 +135,7 @@ class Model:
             f"'imagenet', 'none' or a path with {self.backbone}: only EfficientNetB0 is bundled",
         )
         _require(self.weights != "", "model.weights", self.weights, "'imagenet', 'bundled', 'none' or a file's path")
-        _require(self.units >= 1, "model.units", self.units, "at least 1")
+        _require_whole("model.units", self.units, 1, 65_536)
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
 
 
@@ -155,7 +163,7 @@ class Optimizer:
             "0 with adam; choose optimizer.name = 'adamw'",
         )
         _require(self.clip_norm >= 0, "optimizer.clip_norm", self.clip_norm, "at least 0")
-        _require(self.accumulate >= 1, "optimizer.accumulate", self.accumulate, "at least 1")
+        _require_whole("optimizer.accumulate", self.accumulate, 1, 1_000_000)
         _require(0 <= self.ema < 1, "optimizer.ema", self.ema, "at least 0 and below 1")
 
 
@@ -193,16 +201,16 @@ class Phase:
 
     def __post_init__(self) -> None:
         _require(self.name != "", "phases.name", self.name, "a name")
-        phase = f"phases {self.name!r}:"
-        _require(self.epochs >= 1, f"{phase} epochs", self.epochs, "at least 1")
+        phase = f"phases {brief(self.name)}:"
+        _require_whole(f"{phase} epochs", self.epochs, 1, 1_000_000)
         _require(self.learning_rate > 0, f"{phase} learning_rate", self.learning_rate, "above 0")
         _require(0 <= self.warmup < 1, f"{phase} warmup", self.warmup, "at least 0 and below 1")
-        whole = isinstance(self.unfreeze, int) and self.unfreeze >= 1
+        whole = isinstance(self.unfreeze, int) and 1 <= self.unfreeze <= 1000
         _require(
             whole or self.unfreeze in ("none", "all"),
             f"{phase} unfreeze",
             self.unfreeze,
-            "'none', 'all' or a number of blocks of at least 1",
+            "'none', 'all' or a number of blocks of at least 1 and at most 1000",
         )
 
 
@@ -218,9 +226,9 @@ class Checkpoint:
     """Newest checkpoints kept; the best by validation loss is kept as well."""
 
     def __post_init__(self) -> None:
-        _require(self.every_steps >= 0, "checkpoint.every_steps", self.every_steps, "at least 0")
+        _require_whole("checkpoint.every_steps", self.every_steps, 0, _MANY)
         _require(self.every_seconds >= 0, "checkpoint.every_seconds", self.every_seconds, "at least 0")
-        _require(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
+        _require_whole("checkpoint.keep", self.keep, 1, _MANY)
 
 
 @dataclass(frozen=True)
@@ -231,7 +239,8 @@ class Storage:
     """Seconds that the store may be away before the run stops; it goes on with the data that it has."""
 
     def __post_init__(self) -> None:
-        _require(self.patience > 0, "storage.patience", self.patience, "above 0 seconds")
+        # The clocks of threads take no more than some hundred years.
+        _require(0 < self.patience <= 1e9, "storage.patience", self.patience, "above 0 seconds and at most 1e9")
 
 
 @dataclass(frozen=True)
@@ -249,8 +258,8 @@ class Cache:
 
     def __post_init__(self) -> None:
         _require("://" not in self.folder, "cache.folder", self.folder, "a folder on this machine")
-        _require(self.max_bytes > 0, "cache.max_bytes", self.max_bytes, "above 0")
-        _require(self.ahead >= 0, "cache.ahead", self.ahead, "at least 0")
+        _require(0 < self.max_bytes < 2**63, "cache.max_bytes", self.max_bytes, f"above 0 and at most {2**63 - 1}")
+        _require_whole("cache.ahead", self.ahead, 0, 1_000_000)
         _require(1 <= self.fetchers <= 64, "cache.fetchers", self.fetchers, "from 1 to 64")
 
 
@@ -280,16 +289,18 @@ class Cluster:
         return int(fewest), int(most or fewest)
 
     def __post_init__(self) -> None:
-        written = re.fullmatch("[0-9]{1,6}(-[0-9]{1,6})?", str(self.workers))
+        written = re.fullmatch("[0-9]{1,6}(-[0-9]{1,6})?", brief(self.workers).strip("'"))
         _require(
             written is not None and 1 <= self.bounds[0] <= self.bounds[1],
             "cluster.workers",
             self.workers,
             "a number of at least 1, or 'MIN-MAX', as in '1-4'",
         )
-        _require(self.gpus >= -1, "cluster.gpus", self.gpus, "at least 0, or -1 for all of a host")
-        _require(self.cpus >= 1, "cluster.cpus", self.cpus, "at least 1")
-        _require(self.max_failures >= 0, "cluster.max_failures", self.max_failures, "at least 0")
+        _require(
+            -1 <= self.gpus <= 1024, "cluster.gpus", self.gpus, "at least 0 and at most 1024, or -1 for all of a host"
+        )
+        _require_whole("cluster.cpus", self.cpus, 1, 4096)
+        _require_whole("cluster.max_failures", self.max_failures, 0, _MANY)
         _require(self.start_timeout > 0, "cluster.start_timeout", self.start_timeout, "above 0 seconds")
         _require(self.resize_every > 0, "cluster.resize_every", self.resize_every, "above 0 seconds")
 
@@ -320,7 +331,7 @@ class Run:
             self.strategy,
             "'auto' or 'cpu:N'",
         )
-        _require(self.log_every >= 1, "run.log_every", self.log_every, "at least 1")
+        _require_whole("run.log_every", self.log_every, 1, _MANY)
 
 
 @dataclass(frozen=True)
@@ -375,13 +386,11 @@ class Recipe:
         for phase in self.phases:
             _require(
                 not scratch or phase.unfreeze == "all",
-                f"phases {phase.name!r}: unfreeze",
+                f"phases {brief(phase.name)}: unfreeze",
                 phase.unfreeze,
                 "'all' when model.weights = 'none': an untrained backbone has nothing worth freezing",
             )
 
-
-_KINDS = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
 
 VERSION_KEY = "catdog"
 """The key of a recipe's file under which the version of catdog that wrote it stands."""
@@ -396,7 +405,11 @@ def load_recipe(path: str | Path, settings: Sequence[tuple[str, str | None]] = (
     Raises CallerError that names the file, and the field.
     """
     try:
-        recipe = parse_recipe(Path(path).read_bytes(), str(path))
+        with open(path, "rb") as file:
+            content = file.read(SMALL + 1)
+        if len(content) > SMALL:
+            raise CallerError(f"{path}: is no recipe: it has more than {SMALL:,} bytes")
+        recipe = parse_recipe(content, str(path))
     except FileNotFoundError:
         raise CallerError(f"{path}: there is no such recipe") from None
     except OSError as error:
@@ -411,8 +424,8 @@ def parse_recipe(content: bytes, name: str, *, of_run: bool = False) -> Recipe:
     value that means what was done then.
     """
     try:
-        table = tomllib.loads(content.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = parse_toml(content)
+    except ValueError as error:
         raise CallerError(f"{name}: is not a recipe in TOML: {error}") from None
     return from_table(table, name, of_run=of_run)
 
@@ -422,9 +435,7 @@ def from_table(table: Mapping[str, Any], name: str, *, of_run: bool = False) -> 
     version = table.get(VERSION_KEY, __version__)
     table = {key: value for key, value in table.items() if key != VERSION_KEY}
     try:
-        _require(
-            isinstance(version, str), VERSION_KEY, version, f"the version that wrote the file, as in {__version__!r}"
-        )
+        _require(is_version(version), VERSION_KEY, version, f"the version that wrote the file, as in {__version__!r}")
         if of_run:
             return _build(Recipe, _as_before(Recipe, table), "")
         recipe = _build(Recipe, table, "")
@@ -433,7 +444,7 @@ def from_table(table: Mapping[str, Any], name: str, *, of_run: bool = False) -> 
         if version == __version__:
             raise CallerError(f"{name}: {error}") from None
         raise CallerError(
-            f"{name}: {error.field!r} is not a field of a recipe of catdog {__version__}: the file is of catdog {version};"
+            f"{name}: {brief(error.field)} is not a field of a recipe of catdog {__version__}: the file is of catdog {version};"
             " go on with that one"
         ) from None
     except CallerError as error:
@@ -448,7 +459,10 @@ def override(recipe: Recipe, settings: list[tuple[str, str]]) -> Recipe:
     table = _table(recipe)
     for name, text in settings:
         here, last = _place(table, name)
-        here[last] = _read(text, last, here[last])
+        try:
+            here[last] = _read(text, last, here[last])
+        except ValueError as error:
+            raise CallerError(f"{name}: {error}") from None
     return replace(_build(Recipe, table, ""), unset=recipe.unset.difference(name for name, _ in settings))
 
 
@@ -479,7 +493,7 @@ def differences(run: Recipe, now: Recipe) -> list[str]:
     """The fields, as 'name: old → new', in which two recipes would compute different runs."""
     old, new = _values(run), _values(now)
     return [
-        f"{name}: {old.get(name)!r} → {new.get(name)!r}"
+        f"{name}: {brief(old.get(name))} → {brief(new.get(name))}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name) and not name.startswith(MAY_DIFFER)
     ]
@@ -487,7 +501,7 @@ def differences(run: Recipe, now: Recipe) -> list[str]:
 
 def digest_of_0_1_0(content: bytes) -> str | None:
     """The digest that catdog 0.1.0 put into commits, of the file of a recipe that it wrote; None for a file of a later one."""
-    table = tomllib.loads(content.decode())
+    table = parse_toml(content)
     fields = sorted((name, value) for name, value in _flatten(table).items() if not name.startswith(MAY_DIFFER))
     return None if VERSION_KEY in table else hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
@@ -568,7 +582,7 @@ class UnknownField(CallerError):
     """A field that no recipe of this version has."""
 
     def __init__(self, field: str, known: list[str]) -> None:
-        super().__init__(f"{field!r} is not a field of a recipe: {hint(field, known, repr, cutoff=0.5)}")
+        super().__init__(f"{brief(field)} is not a field of a recipe: {hint(field[:200], known, repr, cutoff=0.5)}")
         self.field = field
 
 
@@ -577,9 +591,9 @@ def _place(table: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
     *parents, last = name.split(".")
     here: Any = table
     for part in parents:
-        if isinstance(here, list) and not (part.isdecimal() and int(part) < len(here)):
+        if isinstance(here, list) and part not in map(str, range(len(here))):
             known = ", ".join(f"phases.{index}" for index in range(len(here)))
-            raise CallerError(f"{name!r}: there is no such phase: the recipe has {known}")
+            raise CallerError(f"{brief(name)}: there is no such phase: the recipe has {known}")
         if isinstance(here, list):
             here = here[int(part)]
         elif isinstance(here, dict) and part in here:
@@ -592,15 +606,21 @@ def _place(table: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
 
 
 def _read(text: str, name: str, before: Any) -> Any:
-    """The value of a field of this name, now `before`, that is written as in TOML or as bare text."""
+    """The value of a field of this name, now `before`, that is written as in TOML or as bare text.
+
+    Raises ValueError for what is TOML, but within no bounds.
+    """
     if isinstance(before, bool):
         text = text.lower()
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text
     # A folder may be called 2024; only phases.unfreeze and cluster.workers take text as well as a number.
     is_text = isinstance(before, str) and name not in ("unfreeze", "workers")
+    try:
+        table = parse_toml(f"v = {text}".encode(errors="surrogatepass"))
+    except ValueError as error:
+        if not is_text and not isinstance(error, NotParsed):
+            raise
+        return text
+    value = table["v"] if len(table) == 1 else text
     return text if is_text and not isinstance(value, str) else value
 
 
@@ -608,7 +628,7 @@ def _build(kind: Any, value: Any, name: str) -> Any:
     """`value` as the annotated type `kind`; `name` is the dotted name for errors."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise CallerError(f"{name} = {value!r}: must be a table")
+            raise CallerError(f"{name} = {brief(value)}: must be a table")
         hints = typing.get_type_hints(kind)
         hints.pop("unset", None)
         prefix = f"{name}." if name else ""
@@ -619,16 +639,17 @@ def _build(kind: Any, value: Any, name: str) -> Any:
     origin = typing.get_origin(kind)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise CallerError(f"{name} = {value!r}: must be a list of tables, [[{name}]]")
+            raise CallerError(f"{name} = {brief(value)}: must be a list of tables, [[{name}]]")
         inner_kind = typing.get_args(kind)[0]
         return tuple(_build(inner_kind, inner, f"{name}.{index}") for index, inner in enumerate(value))
     if origin is Literal:
         allowed = typing.get_args(kind)
         _require(value in allowed, name, value, f"one of {', '.join(map(repr, allowed))}{_meant(value, allowed)}")
         return value
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 10**300:
         return float(value)
     kinds = typing.get_args(kind) if origin is types.UnionType else (kind,)
-    _require(type(value) in kinds, name, value, " or ".join(_KINDS[k] for k in kinds))
+    _require(type(value) in kinds, name, value, described(kind))
     _require(type(value) is not float or math.isfinite(value), name, value, "a finite number")
+    _require(type(value) is not str or is_unicode(value), name, value, "text in UTF-8")
     return value

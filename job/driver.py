@@ -1,7 +1,6 @@
 """A recipe on the workers of a Ray cluster, started again after what clusters do to runs."""
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -18,6 +17,7 @@ import ray
 from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 
 from catdog.errors import CallerError, FinalError, HeldError, RunError, Stopped, one_line, signalled
+from catdog.parsing import entry, parse_json
 from catdog.recipe import Recipe, check_replicas, check_strategy, override, to_toml
 from catdog.training.signals import StopRequest, listening
 from job.capacity import Demand, free_workers, gpus_per_worker, lacking, worker_resources
@@ -230,9 +230,18 @@ def _environment(address: str) -> dict[str, Any]:
         "RAY_ADDRESS": None if address == "auto" else address,
         "STORAGE_EMULATOR_HOST": os.environ.get("STORAGE_EMULATOR_HOST"),
     }
-    job = json.loads(os.environ.get(names.JOB_CONFIG, "{}"))
-    brought = job.get("runtime_env", {}).get("env_vars", {})  # which Ray does not let us set again
+    brought = _brought(os.fsencode(os.environ.get(names.JOB_CONFIG) or "{}"))  # which Ray does not let us set again
     return {"env_vars": {name: value for name, value in wanted.items() if value and name not in brought}}
+
+
+def _brought(job: bytes) -> dict[str, Any]:
+    """The variables that a submitted job brings along, as Ray tells the job; raises RunError where it does not."""
+    try:
+        config = entry({"job": parse_json(job)}, "job", dict)
+        runtime_env = entry({"runtime_env": {}} | config, "runtime_env", dict)
+        return entry({"env_vars": {}} | runtime_env, "env_vars", dict, "runtime_env.")
+    except ValueError as error:
+        raise RunError(f"{names.JOB_CONFIG}: is not what Ray tells a job: {error}") from None
 
 
 def _here() -> dict[str, str]:

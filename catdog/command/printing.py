@@ -78,7 +78,8 @@ def print_pulled(pulled: "Pulled") -> None:
 def _cells(run: "Summary", now: float) -> list[str]:
     loss, accuracy = (run.best.val_loss, run.best.val_accuracy) if run.best else (None, None)
     figures = ["-" if x is None else f"{x:.4f}" for x in (loss, accuracy, run.test_accuracy)]
-    return [run.name, run.state, "-" if run.step is None else str(run.step), *figures, _ago(now - run.changed)]
+    age = "-" if run.changed is None else _ago(now - run.changed)
+    return [run.name, run.state, "-" if run.step is None else str(run.step), *figures, age]
 
 
 def _ago(seconds: float) -> str:

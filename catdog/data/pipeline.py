@@ -14,6 +14,7 @@ from catdog.data.example import encode_example
 from catdog.data.order import WHOLE, Order, Share, evaluation_needs, evaluation_rows, replica_rows
 from catdog.data.process_pool import cores
 from catdog.data.records import Reader, Records
+from catdog.errors import RunError, one_line
 from catdog.recipe import Recipe
 
 _FEATURES = {
@@ -45,6 +46,7 @@ def train_dataset(
                 reader.reach(step)
                 for rows in table:
                     example = np.where(rows >= 0, batch.example[rows], -1)
+                    records.handed.append(example)
                     numbers = draws(recipe.run.seed, batch.epoch, example, recipe.augment.mixup)
                     yield _element(reader, example) | {"row": rows, "draws": numbers}
 
@@ -71,7 +73,9 @@ def evaluation_dataset(records: Records, side: int, batch: int, share: Share = W
         with records.reading(evaluation_needs(records.sizes, batch, share)) as reader:
             for step, rows in enumerate(table):
                 reader.reach(step)
-                yield from (_element(reader, example) for example in rows)
+                for example in rows:
+                    records.handed.append(example)
+                    yield _element(reader, example)
 
     def image(stored: Row, _: Row) -> tf.Tensor:
         return decode_whole(stored["image/encoded"], side)
@@ -80,13 +84,34 @@ def evaluation_dataset(records: Records, side: int, batch: int, share: Share = W
 
 
 def surfaced(batches: Iterable[T], records: Records) -> Iterator[T]:
-    """The batches of a dataset on these records; what fails in reading them is raised as it was, with its traceback."""
+    """The batches of a dataset on these records; what fails in reading them is raised as it was, with its traceback.
+
+    Raises RunError for a shard that is broken and for a record that holds no picture.
+    """
     try:
         yield from batches
-    except tf.errors.OpError:
-        if records.failure is None:
-            raise
-        raise records.failure from None
+    except tf.errors.OpError as error:
+        if isinstance(records.failure, ValueError):
+            raise RunError(f"{records.failure}; `catdog verify` tells more") from records.failure
+        if records.failure is not None:
+            raise records.failure from None
+        if isinstance(error, tf.errors.InvalidArgumentError) and (fault := _fault(records)):
+            raise RunError(f"{fault}; `catdog verify` tells more") from error
+        raise
+
+
+def _fault(records: Records) -> str | None:
+    """The first of the records handed over last that holds no picture, with the reason; None where all do."""
+    handed = np.unique(np.concatenate([*records.handed, [-1]]))
+    with records.reading() as reader:
+        for example in handed[handed >= 0].tolist():
+            try:
+                stored = tf.io.parse_single_example(reader.read(example), _FEATURES)
+                window = [0, 0, *(tf.cast(stored[f"image/{name}"], tf.int32) for name in ("height", "width"))]
+                tf.image.decode_and_crop_jpeg(stored["image/encoded"], tf.stack(window), channels=3)
+            except tf.errors.InvalidArgumentError as error:
+                return f"{records.place(example)}: holds no picture as it should: {one_line(error)[:300]}"
+    return None
 
 
 def decode_whole(encoded: tf.Tensor, side: int) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -21,6 +22,8 @@ class Records:
         self._indices: dict[int, np.ndarray] = {}
         self.failure: Exception | None = None
         """What ended a pass early, as it was raised; TensorFlow tells of it in its own words only."""
+        self.handed: deque[np.ndarray] = deque(maxlen=64)
+        """The examples of the batches that were handed to TensorFlow last, which tells of no record that it cannot read."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -31,6 +34,12 @@ class Records:
     def labels(self) -> np.ndarray:
         """Class of each example, int64 [examples]."""
         return class_indices(shard.labels for shard in self._shards)
+
+    def place(self, example: int) -> str:
+        """What the record of an example is called."""
+        starts = first_examples(self.sizes)
+        number = int(np.searchsorted(starts, example, side="right")) - 1
+        return f"{self._shards[number].name} record {example - int(starts[number])}"
 
     @contextlib.contextmanager
     def reading(self, needs: Iterable[Need] = ()) -> Iterator["Reader"]:

@@ -7,19 +7,20 @@ import typing
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from catdog.errors import CallerError, RunError, one_line
+from catdog.errors import CallerError, RunError
+from catdog.parsing import brief, entry, parse_json
 from catdog.storage import Bucket, Stat
-
-T = TypeVar("T")
 
 CLASSES = ("cat", "dog")
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.csv"
+MANIFEST_BYTES = 1 << 26
+"""The most that a manifest may have; most of them are labels, one for each example."""
 
-SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
+SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-[0-9]{{5}}-of-[0-9]{{5}}\.tfrecord")
 
 
 @dataclass(frozen=True)
@@ -96,42 +97,37 @@ class Manifest:
 
 def load_manifest(bucket: Bucket) -> Manifest:
     """The manifest of a data set; raises CallerError where there is none or it is not one."""
-    found = bucket.find(MANIFEST)
+    found = bucket.find(MANIFEST, MANIFEST_BYTES)
     if found is None:
         bucket.list(MANIFEST)  # tells of a bucket that is not there
         root = bucket.local("")
         what = "no such folder" if root and not root.is_dir() else f"holds no data set: there is no {MANIFEST}"
         raise CallerError(f"{bucket.uri}: {what}; write one with `catdog prepare SOURCE {bucket.uri}`")
     try:
-        content = json.loads(found)
-        if (version := _entry(content, "format", int)) != 1:
+        content = parse_json(found)
+        if (version := entry(content, "format", int)) != 1:
             raise CallerError(f"{bucket.uri}/{MANIFEST}: format {version}; this version reads format 1")
-        if (classes := _entry(content, "classes", list)) != list(CLASSES):
-            raise CallerError(f"{bucket.uri}/{MANIFEST}: classes {classes}; must be {list(CLASSES)}")
-        shards = tuple(_shard(entry, number) for number, entry in enumerate(_entry(content, "shards", list)))
-        return Manifest(_entry(content, "source", str), _entry(content, "options", dict), shards)
-    except (ValueError, RecursionError) as error:
-        raise CallerError(f"{bucket.uri}/{MANIFEST}: is not a manifest: {one_line(error)}") from None
+        if (classes := entry(content, "classes", list)) != list(CLASSES):
+            raise CallerError(f"{bucket.uri}/{MANIFEST}: classes {brief(classes)}; must be {list(CLASSES)}")
+        shards = tuple(_shard(shard, number) for number, shard in enumerate(entry(content, "shards", list)))
+        return Manifest(entry(content, "source", str), entry(content, "options", dict), shards)
+    except ValueError as error:
+        raise CallerError(f"{bucket.uri}/{MANIFEST}: is not a manifest: {error}") from None
 
 
 def _shard(content: Any, number: int) -> Shard:
     kinds = typing.get_type_hints(Shard)
-    shard = Shard(**{name: _entry(content, name, kind, f"shards.{number}.") for name, kind in kinds.items()})
+    shard = Shard(**{name: entry(content, name, kind, f"shards.{number}.") for name, kind in kinds.items()})
     named = SHARD_NAME.fullmatch(shard.name)
     if not named or named.group(1) != shard.split:
-        raise ValueError(f"no name for a shard of {shard.split!r}: {shard.name!r}")
+        raise ValueError(f"no name for a shard of {brief(shard.split)}: {brief(shard.name)}")
+    if shard.bytes < 0:
+        raise ValueError(f"{shard.name}: bytes {shard.bytes}: must be at least 0")
     if not re.fullmatch("[0-9a-f]{8}", shard.crc32c):
-        raise ValueError(f"{shard.name}: no checksum: {shard.crc32c!r}")
+        raise ValueError(f"{shard.name}: no checksum: {brief(shard.crc32c)}")
     if not re.fullmatch(f"[0-{len(CLASSES) - 1}]*", shard.labels):
         raise ValueError(f"{shard.name}: a label that is no class")
     return shard
-
-
-def _entry(table: Any, name: str, kind: type[T], where: str = "") -> T:
-    """What an object read from JSON has under a name; raises ValueError unless that is of the type."""
-    if not isinstance(table, dict) or type(table.get(name)) is not kind:
-        raise ValueError(f"{where}{name} is missing or of the wrong type")
-    return typing.cast(T, table[name])
 
 
 def pinned(bucket: Bucket, shards: Sequence[Shard]) -> dict[str, Stat]:

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -18,7 +18,7 @@ from catdog.data import drawn_pictures
 from catdog.data.example import Value, decode_example
 from catdog.data.shards import CLASSES
 from catdog.data.tfrecord import record_index
-from catdog.errors import CallerError
+from catdog.errors import CallerError, RunError
 
 MAX_BYTES = 200_000_000
 """A larger file is not read."""
@@ -109,8 +109,9 @@ class Record:
             return decode_example(file.read(self.length))
 
     def read(self) -> bytes:
-        content = self.features()["image"]
-        assert isinstance(content, bytes)
+        content = self.features().get("image")
+        if not isinstance(content, bytes):
+            raise ValueError("the record holds no picture")
         return content
 
 
@@ -192,6 +193,18 @@ def _archive(path: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
+def _labelled(record: Record, labels: Sequence[int]) -> Item:
+    """A record of TensorFlow Datasets as an item; one that is none is left out with the reason."""
+    try:
+        features = record.features()
+    except ValueError as error:
+        return Item(f"{record.path.name} at {record.offset}", None, None, f"no tf.train.Example: {error}")
+    file, label = features.get("image/filename"), features.get("label")
+    if not isinstance(file, bytes) or not isinstance(label, int) or label >= len(labels):
+        return Item(f"{record.path.name} at {record.offset}", None, None, "the record has no file's name or no label")
+    return Item(file.decode(errors="backslashreplace"), labels[label], record)
+
+
 def _tfds(name: str) -> Opened:
     """The examples of a data set that TensorFlow Datasets downloads, checks and keeps; its records are read without it."""
     import tensorflow as tf
@@ -216,13 +229,13 @@ def _tfds(name: str) -> Opened:
 
     def items() -> Iterator[Item]:
         for path in train.filepaths:
-            with open(path, "rb") as shard:
-                index = record_index(shard)
+            try:
+                with open(path, "rb") as shard:
+                    index = record_index(shard)
+            except ValueError as error:
+                raise RunError(f"tfds:{name}: {error}; delete its folder to download it again") from None
             for offset, length in index.tolist():
                 record = Record(Path(path), offset, length)
-                features = record.features()
-                file, label = features["image/filename"], features["label"]
-                assert isinstance(file, bytes) and isinstance(label, int)
-                yield Item(file.decode(), labels[label], record)
+                yield _labelled(record, labels)
 
     return Opened(items(), train.num_examples)

@@ -1,7 +1,6 @@
 """Everything of a data set read again: each checksum, each record, each picture, and the counts."""
 
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +9,10 @@ from PIL import Image
 
 from catdog.data.example import decode_example
 from catdog.data.process_pool import process_pool
-from catdog.data.shards import CLASSES, MANIFEST, SKIPPED, SPLITS, Manifest, Shard, load_manifest
+from catdog.data.shards import CLASSES, MANIFEST, MANIFEST_BYTES, SKIPPED, SPLITS, Manifest, Shard, load_manifest
 from catdog.data.tfrecord import checked_payload, record_index
 from catdog.errors import CallerError, one_line
+from catdog.parsing import parse_json
 from catdog.storage import Bucket, crc32c
 
 _KEYS = {
@@ -43,7 +43,7 @@ def verify(bucket: Bucket) -> tuple[Manifest | None, list[str]]:
         faults = [fault for found in pool.map(shard_faults, buckets, manifest.shards) for fault in found]
     named = {shard.name for shard in manifest.shards} | {MANIFEST, SKIPPED}
     faults += [f"{name}: the manifest does not name it" for name in bucket.list() if name not in named]
-    return manifest, [*_manifest_faults(bucket.read(MANIFEST), manifest), *faults]
+    return manifest, [*_manifest_faults(bucket.read(MANIFEST, MANIFEST_BYTES), manifest), *faults]
 
 
 def shard_faults(bucket: Bucket, shard: Shard) -> list[str]:
@@ -105,7 +105,7 @@ def _example_fault(payload: bytes, label: int) -> str | None:
 
 def _manifest_faults(content: bytes, manifest: Manifest) -> Iterator[str]:
     """Where the manifest contradicts itself: a shard named twice, a split incomplete, counts other than its labels give."""
-    found, right = json.loads(content), json.loads(manifest.to_json())
+    found, right = parse_json(content), parse_json(manifest.to_json())
     splits = found.get("splits")
     for name, times in Counter(shard.name for shard in manifest.shards).items():
         if times > 1:

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import platform
-import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,13 @@ from catdog.data.example import decode_example
 from catdog.data.pipeline import evaluation_dataset, surfaced
 from catdog.data.records import Records
 from catdog.data.shards import CLASSES, SPLITS, Manifest, pinned
-from catdog.errors import CallerError
+from catdog.errors import CallerError, RunError
 from catdog.evaluation import metrics, plots, report
 from catdog.evaluation.plots import Mistake
 from catdog.evaluation.trained_model import BATCH, Trained, load_trained
 from catdog.recipe import Cache
 from catdog.runs.folder import METRICS, REPORT, evaluation
-from catdog.runs.metrics_file import Line, parse_metrics
+from catdog.runs.metrics_file import METRICS_BYTES, Line, parse_metrics
 from catdog.storage import Bucket
 
 _MISTAKES = 12
@@ -72,6 +71,7 @@ def evaluate(
     """
     if split not in SPLITS:
         raise CallerError(f"split = {split!r}: must be one of {', '.join(SPLITS)}")
+    lines = parse_metrics(run.find(METRICS, METRICS_BYTES) or b"", f"{run.uri}/{METRICS}")
     trained = load_trained(run)
     if not any(shard.examples for shard in manifest.split(split)):
         raise CallerError(f"{data.uri}: its {split} split is empty; prepare the data set with a larger --{split}")
@@ -80,7 +80,6 @@ def evaluate(
         records = Records(shards, files)
         predictions = _predict(trained, records)
         mistakes = _mistakes(predictions, records)
-    lines = parse_metrics(run.find(METRICS) or b"")
     summary = {
         "split": split,
         **metrics.summarize(predictions.labels, predictions.probabilities),
@@ -96,7 +95,8 @@ def evaluate(
     run.write(f"{folder}/metrics.json", (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
     if folder == evaluation("test"):
         name = run.uri.rstrip("/").rpartition("/")[2]
-        run.write(REPORT, report.render(name, summary, trained.recipe, lines, images, mistakes).encode())
+        page = report.render(name, summary, trained.recipe, lines, images, mistakes)
+        run.write(REPORT, page.encode(errors="backslashreplace"))  # a data set's source may be a path of odd bytes
     return summary
 
 
@@ -125,9 +125,19 @@ def _mistakes(predictions: _Predictions, records: Records) -> list[Mistake]:
 
 
 def _features(records: Records, examples: Iterable[int], name: str) -> list[bytes]:
-    """One feature, of bytes, of each example."""
+    """One feature, of bytes, of each example; raises RunError that names the record which has none such."""
     with records.reading() as reader:
-        return [typing.cast(bytes, decode_example(reader.read(index))[name]) for index in examples]
+        return [_bytes(reader.read(index), name, records.place(index)) for index in examples]
+
+
+def _bytes(payload: bytes, name: str, record: str) -> bytes:
+    try:
+        value = decode_example(payload).get(name)
+    except ValueError as error:
+        raise RunError(f"{record}: is no tf.train.Example: {error}; `catdog verify` tells more") from None
+    if not isinstance(value, bytes):
+        raise RunError(f"{record}: {name} is missing or of the wrong type; `catdog verify` tells more")
+    return value
 
 
 def _plots(predictions: _Predictions, summary: dict[str, Any], lines: Sequence[Line]) -> dict[str, bytes]:

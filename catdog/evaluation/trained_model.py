@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from catdog.errors import RunError
+from catdog.errors import RunError, one_line
 from catdog.recipe import Recipe
 from catdog.runs.folder import MODEL, finished_recipe
 from catdog.storage import Bucket
@@ -40,7 +40,7 @@ def load_trained(run: Bucket) -> Trained:
     recipe = finished_recipe(run)
     with run.reading(MODEL) as path:
         try:
-            model = keras.models.load_model(path, compile=False)
+            model = keras.models.load_model(path, compile=False, safe_mode=True)
         except Exception as error:  # on a broken file Keras, zipfile and HDF5 may raise anything
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise RunError(f"{run.uri}/{MODEL}: can't be opened: {reason}") from error
@@ -49,6 +49,16 @@ def load_trained(run: Bucket) -> Trained:
 
     @tf.function(input_signature=[tf.TensorSpec((None, side, side, 3), tf.uint8)], autograph=False)
     def forward(images: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(model(tf.cast(images, tf.float32), training=False), [-1])
+        given = model(tf.cast(images, tf.float32), training=False)
+        if given.shape[1:].as_list() != [1]:
+            raise ValueError(f"it gives {given.shape[1:].as_list()} numbers for a picture")
+        return tf.reshape(given, [-1])
 
+    try:
+        forward.get_concrete_function()
+    except Exception as error:  # what somebody else's model does not take is told in as many ways
+        raise RunError(
+            f"{run.uri}/{MODEL}: is not a model of this run: it must take pictures of {side} x {side} x 3 and give one"
+            f" probability for each: {one_line(error)[:300]}"
+        ) from error
     return Trained(recipe, forward)

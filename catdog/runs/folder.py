@@ -2,14 +2,14 @@
 
 import json
 import re
-import types
 import typing
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from catdog import __version__
-from catdog.errors import CallerError, FinalError, RunError, one_line
+from catdog.errors import CallerError, FinalError, RunError
+from catdog.parsing import SMALL, brief, entry, is_version, parse_json
 from catdog.recipe import VERSION_KEY, Recipe, parse_recipe
 from catdog.storage import Bucket, Stat
 
@@ -84,7 +84,7 @@ def checkpoint_files(names: Iterable[str]) -> dict[int, list[str]]:
     """The files of each checkpoint's folder, committed or not, by step, among the names of a run's objects."""
     found: dict[int, list[str]] = {}
     for name in names:
-        if match := re.fullmatch(rf"{CHECKPOINTS}/step-(\d{{8,}})/(.+)", name):
+        if match := re.fullmatch(rf"{CHECKPOINTS}/step-([0-9]{{8}}|[1-9][0-9]{{8,17}})/(.+)", name):
             found.setdefault(int(match[1]), []).append(match[2])
     return found
 
@@ -98,43 +98,44 @@ def read_commit(run: Bucket, step: int) -> Commit:
     """Raises FileNotFoundError where the step is not committed, FinalError for what is no commit of it, and LaterCommit for
     one that holds what this version does not know."""
     name = f"{run.uri}/{commit_name(step)}"
-    content = run.read(commit_name(step))
+    content = run.read(commit_name(step), SMALL)
     try:
-        commit = json.loads(content)
-        position, files = dict(commit["position"]), {file["name"]: file for file in commit["files"]}
+        commit = parse_json(content)
+        position = dict(entry(commit, "position", dict))
+        listed = [(entry(file, "name", str, "files."), file) for file in entry(commit, "files", list)]
+        files = dict(listed)
         if isinstance(position.get("recipe"), str):  # written by catdog 0.1.0
             position["digest"] = position.pop("recipe")
         kinds = typing.get_type_hints(Position)
         known = {VERSION_KEY, "position", "files", *(f"position.{field}" for field in kinds), f"files.{STATE}"}
         there = {*commit, *(f"position.{field}" for field in position), *(f"files.{file}" for file in files)}
         version = commit.get(VERSION_KEY, __version__)
-        if (unknown := sorted(there - known)) and version != __version__:
+        if not is_version(version):
+            raise ValueError(f"{VERSION_KEY} = {brief(version)}: must be a version, as in {__version__!r}")
+        if (unknown := sorted(map(_plain, there - known))) and version != __version__:
             raise LaterCommit(
                 f"{name}: {unknown[0]} is nothing that catdog {__version__} knows: the commit is of catdog {version};"
                 " go on with that one"
             )
         if unknown:
             raise ValueError(f"it has {unknown[0]}")
-        for field, value in position.items():
-            if not _fits(value, kinds[field]):
-                raise ValueError(f"position.{field} = {value!r}")
+        for each in fields(Position):
+            if each.name in position or (each.default is MISSING and each.default_factory is MISSING):
+                entry(position, each.name, kinds[each.name], "position.")
         if position["step"] != step:
-            raise ValueError(f"position.step = {position['step']}")
-        state = files[STATE]
-        if not _fits(state["size"], int) or not _fits(state["crc32c"], str):
-            raise ValueError(f"files.{STATE} = {state}")
-        return Commit(Position(**position), Stat(state["size"], state["crc32c"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"position.step = {position['step']}: must be {step}")
+        state = entry(files, STATE, dict, "files.")
+        size, checksum = entry(state, "size", int, f"files.{STATE}."), entry(state, "crc32c", str, f"files.{STATE}.")
+        return Commit(Position(**position), Stat(size, checksum))
+    except ValueError as error:
         raise FinalError(
-            f"{name}: is not the commit of a checkpoint: {one_line(error)}; delete its folder to go on from the one before"
+            f"{name}: is not the commit of a checkpoint: {error}; delete its folder to go on from the one before"
         ) from None
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value read from JSON is of an annotated type; a whole number is a float too."""
-    if isinstance(kind, types.UnionType):
-        return any(_fits(value, one) for one in typing.get_args(kind))
-    return type(value) is (typing.get_origin(kind) or kind) or (kind is float and type(value) is int)
+def _plain(name: str) -> str:
+    """A name of an object's as it can be told on one line."""
+    return name if re.fullmatch(r"[\w.-]{1,100}", name, re.ASCII) else brief(name)
 
 
 def require_committed(name: str, found: Stat | None, expected: Stat) -> None:
@@ -158,14 +159,35 @@ def evaluation_of(run: Bucket, split: str, digest: str, *, named: bool) -> str:
     The run's own data set is the one that its training ended with an evaluation on, and before that the recipe's, which
     is any that the caller has not `named` in its place.
     """
-    ending = f"{evaluation('test')}/metrics.json"
-    is_own = json.loads(run.read(ending))["data"]["digest"] == digest if run.exists(ending) else not named
+    own = evaluated(run, "data.digest", str)
+    is_own = not named if own is None else own == digest
     return evaluation(split, other="" if is_own else digest)
+
+
+def evaluated(run: Bucket, place: str, kind: Any) -> Any:
+    """What the run's evaluation on its test split has at a dotted place, of that type; None where it was not evaluated.
+
+    Raises FinalError for what is no evaluation.
+    """
+    name = f"{evaluation('test')}/metrics.json"
+    content = run.find(name, SMALL)
+    if content is None:
+        return None
+    *tables, last = place.split(".")
+    try:
+        found, where = parse_json(content), ""
+        for table in tables:
+            found, where = entry(found, table, dict, where), f"{where}{table}."
+        return entry(found, last, kind, where)
+    except ValueError as error:
+        raise FinalError(
+            f"{run.uri}/{name}: is not what an evaluation writes: {error}; delete it and evaluate the run again"
+        ) from None
 
 
 def recipe_of(run: Bucket) -> Recipe | None:
     """The recipe that a run was begun with; None where there is no run."""
-    content = run.find(RECIPE)
+    content = run.find(RECIPE, SMALL)
     return None if content is None else parse_recipe(content, f"{run.uri}/{RECIPE}", of_run=True)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 
 from catdog.errors import CallerError, HeldError, RunError, one_line
-from catdog.storage import Bucket, Changed, Stat
+from catdog.parsing import SMALL, entry, parse_json
+from catdog.storage import Bucket, Changed, Stat, TooLarge
 
 LEASE = "lease.json"
 SECONDS = 30.0
@@ -150,12 +151,15 @@ def _free(holder: dict[str, Any]) -> bool:
 
 
 def _holder(run: Bucket) -> dict[str, Any]:
-    """Who holds the lease as its object tells; nobody where it tells nothing."""
+    """Who holds the lease as its object tells; nobody where it tells nothing, for catdog has not written that."""
     try:
-        holder = json.loads(run.read(LEASE))
-    except (FileNotFoundError, ValueError):
-        return {"released": True}
-    return holder if isinstance(holder, dict) else {"released": True}
+        holder = parse_json(run.read(LEASE, SMALL))
+        there = {"pid": 1, "host": "?"} | holder if isinstance(holder, dict) else {}
+        if 0 < entry(there, "pid", int) < 2**31 and entry(there, "host", str):
+            return holder
+    except (FileNotFoundError, ValueError, TooLarge):
+        pass
+    return {"released": True}
 
 
 def _name(holder: dict[str, Any]) -> str:

@@ -1,13 +1,23 @@
 """A run's metrics.jsonl, read back for plots and tables."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from catdog.errors import FinalError
+from catdog.parsing import NotParsed, entry, is_unicode, parse_json
+from catdog.runs.folder import METRICS
+
 Line = dict[str, Any]
+
+METRICS_BYTES = 1 << 28
+"""The most that metrics.jsonl may have: a million lines."""
+_FIGURES = {"step": int, "split": str, "loss": float, "accuracy": float}
+_MORE = {"phase": str, "epoch": float, "time": float} | dict.fromkeys(
+    ("learning_rate", "images_per_s", "data_wait"), float | None
+)
 
 
 @dataclass(frozen=True)
@@ -26,22 +36,29 @@ class Epoch:
     data_wait: float | None
 
 
-def parse_metrics(content: bytes) -> list[Line]:
-    """The lines of metrics.jsonl in order of steps; lines that a killed writer cut short are left out."""
+def parse_metrics(content: bytes, name: str = METRICS) -> list[Line]:
+    """The lines of metrics.jsonl in order of steps; lines that a killed writer cut short are left out.
+
+    Raises FinalError that names the line whose figures are none.
+    """
     lines = []
-    for text in content.decode(errors="replace").splitlines():
+    for number, text in enumerate(content.split(b"\n"), 1):
         try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
+            line = parse_json(text)
+            if isinstance(line, dict) and _FIGURES.keys() <= line.keys():
+                _check(line)
+                lines.append(line)
+        except NotParsed:
             continue
-        if isinstance(line, dict) and {"step", "split", "loss", "accuracy"} <= line.keys():
-            lines.append(line)
+        except ValueError as error:
+            raise FinalError(f"{name}: line {number}: {error}; delete the line to go on without it") from None
     return sorted(lines, key=lambda line: line["step"])
 
 
-def kept_lines(content: bytes, step: int, validated: int) -> list[Line]:
-    """The lines of metrics.jsonl that a run which goes on from `step` has behind it."""
-    return [line for line in parse_metrics(content) if line["step"] <= (validated if line["split"] == "val" else step)]
+def kept_lines(content: bytes, step: int, validated: int, name: str = METRICS) -> list[Line]:
+    """The lines of metrics.jsonl that a run which goes on from `step` has behind it; raises as `parse_metrics`."""
+    lines = parse_metrics(content, name)
+    return [line for line in lines if line["step"] <= (validated if line["split"] == "val" else step)]
 
 
 def phases(lines: Sequence[Line]) -> list[tuple[str, int, int]]:
@@ -85,6 +102,17 @@ def epochs(lines: Sequence[Line]) -> list[Epoch]:
 def best_epoch(rows: Sequence[Epoch]) -> Epoch | None:
     """The row of the lowest validation loss, the first of equals: the weights of model.keras."""
     return min(rows, key=lambda row: row.val_loss, default=None)
+
+
+def _check(line: Line) -> None:
+    """Raises ValueError for a line with a figure that is none, or with text that cannot be written down."""
+    for name, kind in (_FIGURES | _MORE).items():
+        if name in line:
+            entry(line, name, kind)
+    if line["step"] < 0:
+        raise ValueError(f"step = {line['step']}: must be at least 0")
+    if not all(is_unicode(text) for pair in line.items() for text in pair if isinstance(text, str)):
+        raise ValueError("it has text that is none in UTF-8")
 
 
 def _mean(lines: Sequence[Line], key: str) -> float | None:

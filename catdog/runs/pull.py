@@ -69,8 +69,8 @@ def pull(run: Bucket, folder: Folder, which: str) -> Pulled:
     run, one that is being trained, or this one gone further; the folder is then as it was. Raises RunError when an
     object is not what it should be or is deleted meanwhile, and when the store does not answer.
     """
-    if not re.fullmatch("best|last|[0-9]+", which):
-        raise CallerError(f"--which {which}: must be best, last or the step of a checkpoint")
+    if not re.fullmatch("best|last|[0-9]{1,18}", which):
+        raise CallerError(f"--which {which[:100]}: must be best, last or the step of a checkpoint")
     recipe = recipe_of(run)
     if recipe is None:
         raise CallerError(f"{run.uri}: there is no run here (no {RECIPE}); `catdog runs` lists those below a URI")

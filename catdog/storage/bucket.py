@@ -9,7 +9,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from catdog.errors import RunError
+from catdog.errors import FinalError, RunError
 
 PATIENCE = 60.0
 """Seconds for which a fault of a store that may pass is borne."""
@@ -21,6 +21,10 @@ class Changed(RunError):
 
 class Unavailable(RunError):
     """The store did not answer, or not rightly, for as long as that was borne."""
+
+
+class TooLarge(FinalError):
+    """An object has more bytes than any that is what it should be."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,11 @@ class Bucket(ABC):
     """Seconds for which a fault that may pass is borne."""
 
     @abstractmethod
-    def times(self, prefix: str = "") -> dict[str, float]:
-        """When each whole object whose name starts with `prefix` was written, in seconds since the epoch."""
+    def times(self, prefix: str = "", faults: dict[str, str] | None = None) -> dict[str, float]:
+        """When each whole object whose name starts with `prefix` was written, in seconds since the epoch.
+
+        With `faults` a place in a folder that cannot be looked at ends nothing: it is put there, with the reason.
+        """
 
     @abstractmethod
     def stat(self, name: str) -> Stat | None:
@@ -119,15 +126,18 @@ class Bucket(ABC):
         """Whether there is such an object."""
         return self.stat(name) is not None
 
-    def read(self, name: str) -> bytes:
-        """The object's bytes; raises FileNotFoundError."""
-        with self.reading(name) as path:
-            return path.read_bytes()
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        """The object's bytes; raises FileNotFoundError, and TooLarge for more of them than `limit`."""
+        with self.reading(name) as path, open(path, "rb") as file:
+            content = file.read(-1 if limit is None else limit + 1)
+        if limit is not None and len(content) > limit:
+            raise self._too_large(name, limit)
+        return content
 
-    def find(self, name: str) -> bytes | None:
-        """The object's bytes; None where there is none."""
+    def find(self, name: str, limit: int | None = None) -> bytes | None:
+        """As `read`, but None where there is none."""
         try:
-            return self.read(name)
+            return self.read(name, limit)
         except FileNotFoundError:
             return None
 
@@ -135,6 +145,9 @@ class Bucket(ABC):
         """Put an object in place, replacing what is there; durable when this returns."""
         with self.writing(name) as temporary:
             temporary.write_bytes(content)
+
+    def _too_large(self, name: str, limit: int) -> TooLarge:
+        return TooLarge(f"{self.uri}/{name}: has more than the {limit:,} bytes that such a file may have")
 
 
 def crc32c(path: Path) -> str:

@@ -67,7 +67,7 @@ class _Broken(ConnectionError):
 class GoogleBucket(Bucket):
     """The objects of a bucket in Google Cloud Storage under a prefix."""
 
-    def times(self, prefix: str = "") -> dict[str, float]:
+    def times(self, prefix: str = "", faults: dict[str, str] | None = None) -> dict[str, float]:
         return {blob.name.removeprefix(self._prefix): blob.updated.timestamp() for blob in self._listed(prefix)}
 
     def stat(self, name: str) -> Stat | None:
@@ -108,6 +108,11 @@ class GoogleBucket(Bucket):
         with self._temporary(name) as path:
             self._fetch_newest(name, path)
             yield path
+
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        with self._temporary(name) as path:
+            self._fetch_newest(name, path, limit)
+            return path.read_bytes()
 
     @contextlib.contextmanager
     def writing(self, name: str, *, new: bool = False) -> Iterator[Path]:
@@ -207,11 +212,13 @@ class GoogleBucket(Bucket):
             raise Changed(f"{self.uri}/{name}: was written by another process")
         return found
 
-    def _fetch_newest(self, name: str, path: Path) -> None:
+    def _fetch_newest(self, name: str, path: Path, limit: int | None = None) -> None:
         """Fetch what there is now; who reads relies on no generation, so one that is replaced meanwhile is let go."""
         for left in reversed(range(FETCHES)):
             if (stat := self.stat(name)) is None:
                 raise FileNotFoundError(f"{self.uri}/{name}")
+            if limit is not None and stat.size > limit:
+                raise self._too_large(name, limit)
             try:
                 return self.fetch(name, stat, path)
             except Changed:

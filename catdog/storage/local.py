@@ -1,6 +1,7 @@
 """A bucket in a folder."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -25,14 +26,19 @@ class Folder(Bucket):
     def _root(self) -> Path:
         return Path(self.uri).expanduser()
 
-    def times(self, prefix: str = "") -> dict[str, float]:
+    def times(self, prefix: str = "", faults: dict[str, str] | None = None) -> dict[str, float]:
         found: dict[str, float] = {}
-        for path in (self._root / prefix.rpartition("/")[0]).rglob("*"):
-            name = path.relative_to(self._root).as_posix()
-            if name.startswith(prefix) and not _hidden(name):
-                with contextlib.suppress(FileNotFoundError):  # it may go while the others are looked at
-                    if stat.S_ISREG((status := path.stat()).st_mode):
-                        found[name] = status.st_mtime
+        folders = [prefix.rpartition("/")[0]]
+        while folders:  # not Path.rglob, which calls itself for each folder in a folder
+            folder = folders.pop()
+            with _noted(folder, faults), os.scandir(self._root / folder) as entries:
+                for entry in entries:
+                    name = f"{folder}/{entry.name}" if folder else entry.name
+                    with _noted(name, faults):
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(name)
+                        elif name.startswith(prefix) and not _hidden(name) and stat.S_ISREG(entry.stat().st_mode):
+                            found[name] = entry.stat().st_mtime
         return found
 
     def stat(self, name: str) -> Stat | None:
@@ -126,6 +132,20 @@ class Folder(Bucket):
 
 def _changed(path: Path) -> Changed:
     return Changed(f"{path}: was written by another process")
+
+
+@contextlib.contextmanager
+def _noted(name: str, faults: dict[str, str] | None) -> Iterator[None]:
+    """Pass over what is gone meanwhile, may not be looked into or is a link that leads nowhere; note what is to be told."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        if faults is not None:
+            faults[name] = error.strerror or str(error)
+        elif error.errno not in (errno.EACCES, errno.ELOOP):
+            raise
 
 
 def _hidden(name: str) -> bool:

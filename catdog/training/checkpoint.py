@@ -3,10 +3,12 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
+from catdog.errors import FinalError, one_line
 from catdog.runs.folder import (
     CHECKPOINTS,
     Commit,
@@ -109,8 +111,7 @@ class Checkpoints:
         try:
             with self._run.reading(name) as path:
                 require_committed(f"{self._run.uri}/{name}", Stat(path.stat().st_size, crc32c(path)), commit.state)
-                with np.load(path, allow_pickle=False) as stored:
-                    return commit.position, {name: stored[name] for name in stored.files}
+                return commit.position, _arrays(path, f"{self._run.uri}/{name}")
         except FileNotFoundError:
             require_committed(f"{self._run.uri}/{name}", None, commit.state)
             raise
@@ -181,3 +182,15 @@ class Checkpoints:
             # The commit goes first, so that a kill in between leaves no checkpoint that looks whole.
             self._run.delete(commit_name(step))
             self._run.delete_all(checkpoint_folder(step))
+
+
+def _arrays(path: Path, name: str) -> Arrays:
+    """The arrays of a file that has the bytes which were committed; raises FinalError for one that somebody else made."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {array: stored[array] for array in stored.files}
+    except Exception as error:  # NumPy and zipfile may raise anything on bytes that are no archive of arrays
+        raise FinalError(
+            f"{name}: is not the state of a checkpoint: {one_line(error)[:300]};"
+            " delete its folder to go on from the one before"
+        ) from None

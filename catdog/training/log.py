@@ -61,4 +61,4 @@ class MetricsLog:
     def _add_event(self, line: Line) -> None:
         numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and k not in ("step", "time")}
         values = [Summary.Value(tag=f"{line['split']}/{name}", simple_value=v) for name, v in numbers.items()]
-        self._events.add_event(Event(wall_time=line["time"], step=line["step"], summary=Summary(value=values)))
+        self._events.add_event(Event(wall_time=line.get("time", 0.0), step=line["step"], summary=Summary(value=values)))

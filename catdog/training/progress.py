@@ -9,7 +9,7 @@ from typing import Any
 
 from catdog.errors import FinalError, Stopped
 from catdog.runs.folder import METRICS, Position
-from catdog.runs.metrics_file import Line, kept_lines
+from catdog.runs.metrics_file import METRICS_BYTES, Line, kept_lines
 from catdog.training.log import MetricsLog
 from catdog.training.running_metrics import RunningMetrics
 from catdog.training.schedule import Span, span_after
@@ -38,7 +38,12 @@ class Progress:
         self._saved_at, self._saved_step = time.monotonic(), start.newest
         self._log = MetricsLog(
             start.run if start.lease else None,
-            kept_lines(start.run.find(METRICS) or b"", position.step, position.validated),
+            kept_lines(
+                start.run.find(METRICS, METRICS_BYTES) or b"",
+                position.step,
+                position.validated,
+                f"{start.run.uri}/{METRICS}",
+            ),
         )
         self.window = RunningMetrics(self._recipe.data.global_batch, position.window)
         total = self._plan[-1].stop

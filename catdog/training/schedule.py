@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from catdog.errors import CallerError
 from catdog.recipe import Phase
 
 
@@ -29,11 +30,16 @@ def span_after(plan: tuple[Span, ...], step: int) -> Span:
 
 
 def spans(phases: tuple[Phase, ...], steps_per_epoch: int) -> tuple[Span, ...]:
-    """The phases one after another, counted in steps from the start of the run."""
+    """The phases one after another, counted in steps from the start of the run.
+
+    Raises CallerError for more of them than the devices count, with 32 bits.
+    """
     result: list[Span] = []
     start = 0
     for phase in phases:
         stop = start + phase.epochs * steps_per_epoch
         result.append(Span(phase, start, stop))
         start = stop
+    if start >= 2**31:
+        raise CallerError(f"phases: their epochs are {start} steps: must be fewer than {2**31}")
     return tuple(result)

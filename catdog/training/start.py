@@ -12,6 +12,7 @@ from catdog.data.order import Order
 from catdog.data.records import Records
 from catdog.data.shards import Manifest, load_manifest, pinned
 from catdog.errors import CallerError, FinalError
+from catdog.parsing import SMALL
 from catdog.recipe import (
     Recipe,
     as_begun,
@@ -83,6 +84,7 @@ def started(recipe: Recipe) -> Iterator[Start]:
         if not any(shard.examples for shard in manifest.split(split)):
             raise CallerError(f"{data.uri}: has no {split} split to {use}; prepare it with --{split} above 0")
     order = _order(recipe, manifest)
+    spans(recipe.phases, order.steps_per_epoch)  # told now if they are too many
     group = make_group(recipe.run.strategy)
     check_replicas(recipe, group.strategy.num_replicas_in_sync)
     if data.local("") is None:
@@ -170,7 +172,7 @@ def _refuse_another_run(
     different = differences(before, recipe)
     if position.recipe:
         different += differences(from_table(position.recipe, run.uri, of_run=True), recipe)
-    elif digest_of_0_1_0(run.read(RECIPE)) not in (None, position.digest):
+    elif digest_of_0_1_0(run.read(RECIPE, SMALL)) not in (None, position.digest):
         different.append(f"{RECIPE}, which is another one than at the newest commit")
     if position.manifest != manifest.digest:
         different.append(f"the data set's manifest: {position.manifest[:12]} → {manifest.digest[:12]}")

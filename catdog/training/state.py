@@ -53,8 +53,9 @@ class TrainingState:
         return {name: np.array(variable.numpy()) for name, variable in self._variables().items()}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Put back a snapshot that was taken in the phase that is under way."""
+        """Put back a snapshot that was taken in the phase that is under way; raises ValueError for one of another model."""
         for name, variable in self._variables().items():
+            _require(arrays, name, tuple(variable.shape), variable.dtype.as_numpy_dtype)
             variable.assign(arrays[name])
 
     def _variables(self) -> dict[str, tf.Variable]:
@@ -65,6 +66,13 @@ class TrainingState:
         if self.loss_scale is not None:
             named |= {"loss_scale": self.loss_scale, "good_steps": self.good_steps}
         return named
+
+
+def _require(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...], dtype: type) -> None:
+    found = arrays.get(name)
+    if found is None or (found.shape, found.dtype) != (shape, dtype):
+        told = "is missing" if found is None else f"has shape {found.shape} of {found.dtype}"
+        raise ValueError(f"{name} {told}: the recipe's model has {shape} of {np.dtype(dtype)}")
 
 
 def exported_weights(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -11,11 +11,12 @@ from catdog.data.cache import Closed
 from catdog.data.order import Share
 from catdog.data.pipeline import surfaced, train_dataset
 from catdog.data.shards import CLASSES
-from catdog.errors import Stopped
+from catdog.errors import FinalError, Stopped
 from catdog.evaluation.evaluate import evaluate
 from catdog.evaluation.export import export_keras
 from catdog.model import build, make_stateless, unfreeze
 from catdog.recipe import Recipe
+from catdog.runs.folder import state_name
 from catdog.training.checkpoint import Arrays
 from catdog.training.progress import Progress, Report
 from catdog.training.schedule import Span, span_after
@@ -55,7 +56,10 @@ def train(
         if not start.lease:
             return None
         _, arrays = start.checkpoints.restore(best)
-        export_keras(start.run, start.recipe, exported_weights(arrays))
+        try:
+            export_keras(start.run, start.recipe, exported_weights(arrays))
+        except ValueError as error:
+            raise FinalError(f"{start.run.uri}/{state_name(best)}: is not the state of this run: {error}") from None
         return evaluate(start.run, start.data, start.manifest, start.recipe.cache)
 
 
@@ -79,7 +83,10 @@ def _loop(start: Start, state: TrainingState, progress: Progress, arrays: Arrays
     first, step = progress.position.step, max(progress.position.step - 1, 0)
     phase = _Phase(start, state, span_after(start.plan, step), first)
     if arrays is not None:
-        state.restore(arrays)
+        try:
+            state.restore(arrays)
+        except ValueError as error:
+            raise FinalError(f"{start.run.uri}/{state_name(first)}: is not the state of this run: {error}") from None
     validate = make_validation(start.strategy, state.model, start.val, start.recipe)
     agreement = StopAgreement(start.group, asked)
     total = start.plan[-1].stop

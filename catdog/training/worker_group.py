@@ -1,8 +1,8 @@
 """The workers that train one run together: one process, or several that TF_CONFIG names, in step with each other."""
 
 import contextlib
-import json
 import os
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from catdog.errors import CallerError, RunError
+from catdog.parsing import brief, entry, fits, parse_json
 from catdog.recipe import check_strategy
 from catdog.training.signals import StopRequest
 from catdog.training.strategy import allow_memory_growth, make_strategy
@@ -55,22 +56,37 @@ def make_group(strategy: str) -> WorkerGroup:
     than `auto` among several workers, and RunError when the others do not come.
     """
     try:
-        config = json.loads(os.environ.get("TF_CONFIG") or "{}")
-        cluster = config.get("cluster", {})
-        workers, task = cluster.get("worker", []), config.get("task", {})
-        if sum(map(len, cluster.values())) < 2:
-            return WorkerGroup(make_strategy(strategy))
-        if cluster.keys() != {"worker"} or task.get("type") != "worker" or task.get("index") not in range(len(workers)):
-            raise ValueError("every task must be of type 'worker', with an index from 0")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        worker, workers = worker_of(os.fsencode(os.environ.get("TF_CONFIG") or "{}"))
+    except ValueError as error:
         raise CallerError(f"TF_CONFIG: is not the description of a cluster of workers: {error}") from None
-    check_strategy(strategy, len(workers))
+    if workers == 1:
+        return WorkerGroup(make_strategy(strategy))
+    check_strategy(strategy, workers)
     allow_memory_growth()
-    with together(task["index"], len(workers)):
+    with together(worker, workers):
         made = tf.distribute.MultiWorkerMirroredStrategy()
     # All workers have equally many batches, and need not ask each other before each whether there is one.
     made.extended.experimental_enable_get_next_as_optional = False
-    return WorkerGroup(made, task["index"], len(workers))
+    return WorkerGroup(made, worker, workers)
+
+
+def worker_of(tf_config: bytes) -> tuple[int, int]:
+    """Which worker this process is, and of how many; one alone is (0, 1). Raises ValueError for a TF_CONFIG that is none."""
+    config = parse_json(tf_config)
+    given = {"cluster": {}, "task": {}} | config if isinstance(config, dict) else config
+    cluster, task = entry(given, "cluster", dict[str, list[str]]), entry(given, "task", dict)
+    if sum(map(len, cluster.values())) < 2:
+        return 0, 1
+    addresses = entry(cluster, "worker", list[str], "cluster.")
+    for address in addresses:
+        if not re.fullmatch(r".+:[0-9]{1,5}", address) or not 0 < int(address.rpartition(":")[2]) < 2**16:
+            raise ValueError(f"cluster.worker has {brief(address)}: must be HOST:PORT")
+    index = task.get("index")
+    if cluster.keys() != {"worker"} or task.get("type") != "worker" or not fits(index, int):
+        raise ValueError("every task must be of type 'worker', with an index from 0")
+    if index not in range(len(addresses)):
+        raise ValueError(f"task.index = {index}: must be from 0 to {len(addresses) - 1}")
+    return index, len(addresses)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from job.ray_private.client import Client
 RUN = "run"  # the key under which a job's metadata hold its run's URI
 GRACE = 60  # seconds that a stopped job has to commit its state before Ray kills it; Ray's own 3 may be too few
 STOPPED = signalled(signal.SIGTERM)
+_LATEST = 250_000_000_000_000  # milliseconds since the epoch; the last year that a date may have ends soon after
 
 
 class Unreachable(RunError):
@@ -64,12 +65,12 @@ class Jobs:
     def all(self) -> list[JobDetails]:
         """Every job that was sent to the cluster, the newest first."""
         with self._told():
-            jobs = [job for job in self._client.list_jobs() if job.submission_id]
+            jobs = [_checked(job) for job in self._client.list_jobs() if job.submission_id]
         return sorted(jobs, key=lambda job: job.start_time or 0, reverse=True)
 
     def job(self, job_id: str) -> JobDetails:
         with self._told(job_id):
-            return self._client.get_job_info(job_id)
+            return _checked(self._client.get_job_info(job_id))
 
     def log(self, job_id: str) -> str:
         """What the job has printed so far."""
@@ -118,6 +119,11 @@ class Jobs:
             if status[1].startswith("5"):
                 raise Unreachable(f"{self.address}: the cluster is in trouble: {why}") from None
             raise CallerError(f"{self.address}: the cluster refuses: {why}") from None
+        except (requests.JSONDecodeError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise Unreachable(
+                f"{self.address}: the request or its answer is nothing that Ray's client understands:"
+                f" {one_line(error)[:200]}"
+            ) from error
         except (requests.RequestException, ConnectionError, aiohttp.ClientError, TimeoutError):
             raise Unreachable(f"{self.address}: the cluster does not answer") from None
 
@@ -140,6 +146,14 @@ def job_exit_code(job: JobDetails) -> int:
         return DONE
     code = job.driver_exit_code or FAILED  # Ray failed it before its program had ended, or begun
     return code if code > 0 else signalled(-code)
+
+
+def _checked(job: JobDetails) -> JobDetails:
+    """The job; raises ValueError for times in its answer that no calendar has."""
+    for when in (job.start_time, job.end_time):
+        if when is not None and not 0 <= when < _LATEST:
+            raise ValueError(f"a time of {when} ms")
+    return job
 
 
 def _check(address: str) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pictures import damaged
 
-from catdog.errors import RunError
-from catdog.runs.folder import Position, read_commit
-from catdog.storage import Bucket, Folder, Stat, open_bucket
+from catdog.errors import FinalError, RunError
+from catdog.runs.folder import Commit, Position, read_commit
+from catdog.storage import Bucket, Folder, Stat, crc32c, open_bucket
 from catdog.training.checkpoint import Checkpoints
 from tests.pace import within
 
@@ -224,6 +224,17 @@ def test_a_spoilt_file_is_refused_by_name(run: Bucket, spoil: str) -> None:
     else:
         path.write_bytes(content[:-1] if spoil == "cut" else damaged(content))
     with pytest.raises(RunError, match=r"step-00000003/state\.npz"):
+        checkpoints.restore(3)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 and no more", b"\x93NUMPY\x01\x00"])
+def test_a_state_that_was_committed_but_is_none_is_refused_by_name(run: Bucket, content: bytes) -> None:
+    checkpoints = saved(run, [3])
+    path = run.local("checkpoints/step-00000003/state.npz")
+    path.write_bytes(content)
+    commit = Commit(position(3), Stat(len(content), crc32c(path)))
+    run.write("checkpoints/step-00000003/COMMITTED.json", commit.to_json())
+    with pytest.raises(FinalError, match=r"step-00000003/state\.npz: is not the state of a checkpoint: "):
         checkpoints.restore(3)
 
 

@@ -2,18 +2,21 @@
 
 import html
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from brightness import LINE, rows
 from pictures import damaged
 
+from catdog.data.example import decode_example, encode_example
 from catdog.data.shards import load_manifest
+from catdog.data.tfrecord import checked_payload, record_index, write_records
 from catdog.errors import CallerError, RunError
 from catdog.evaluation.evaluate import evaluate
 from catdog.evaluation.metrics import summarize
 from catdog.recipe import Cache
-from catdog.storage import Folder, open_bucket
+from catdog.storage import Folder, crc32c, open_bucket
 
 
 def test_each_example_of_the_split_is_predicted_once_under_its_name(world):
@@ -109,6 +112,33 @@ def test_an_empty_split_is_refused(world):
     world.data.write("manifest.json", json.dumps(manifest).encode())
     with pytest.raises(CallerError, match="test split is empty"):
         evaluate(world.run, world.data, load_manifest(world.data), Cache())
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"image/filename": None}, "image/filename is missing"),
+        ({"image/filename": 7}, "image/filename is missing or of the wrong type"),
+        ({"image/encoded": b"no JPEG"}, "holds no picture as it should"),
+        ({"image/encoded": b""}, "holds no picture as it should"),
+        ({"image/height": None}, "holds no picture as it should"),
+        ({"image/width": 9000}, "holds no picture as it should"),
+    ],
+)
+def test_a_record_that_is_none_is_named(world, change, told):
+    manifest = load_manifest(world.data)
+    shard = manifest.split("test")[-1]
+    path = world.data.local(shard.name)
+    with open(path, "rb") as file:
+        payloads = [checked_payload(file, *span) for span in record_index(file).tolist()]
+    features = decode_example(payloads[2]) | change
+    payloads[2] = encode_example({name: value for name, value in features.items() if value is not None})
+    write_records(path, payloads)
+    made = replace(shard, bytes=path.stat().st_size, crc32c=crc32c(path))
+    shards = tuple(made if each is shard else each for each in manifest.shards)
+    with pytest.raises(RunError, match=rf"{shard.name} record 2: .*{told}") as caught:
+        evaluate(world.run, world.data, replace(manifest, shards=shards), Cache())
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("damage", ["changed", "deleted"])

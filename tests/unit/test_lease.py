@@ -291,7 +291,12 @@ def test_of_many_that_want_a_run_at_once_one_gets_it(run: Bucket) -> None:
     assert len(got) == 1 and len(refused) == 7
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"[" * 9999, b"\xff\xfe", b'{"pid": "7"}', b'{"pid": [7]}', b'{"pid": 0}', b'{"pid": 1e400}',
+     b'{"pid": ' + b"9" * 5000 + b"}", b'{"host": 7}', b" " * (1 << 21)],
+    ids=lambda content: repr(content[:12]),
+)  # fmt: skip
 def test_a_lease_that_tells_nothing_is_nobodys(run: Bucket, content: bytes) -> None:
     run.write(LEASE, content)
     with hold(run, pytest.fail) as held:

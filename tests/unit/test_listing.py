@@ -151,16 +151,23 @@ def test_an_object_belongs_to_the_innermost_run_that_it_lies_in() -> None:
     assert by_run({"x/y": 1.0}) == {}
 
 
+TOO_MUCH = b" " * (1 << 21)
 SPOILT = {
-    "recipe.toml": [b"\xff", b"# Shopping\n- milk", b"[data]\nsise = 9", b"data = 1"],
+    "recipe.toml": [b"\xff", b"# Shopping\n- milk", b"[data]\nsise = 9", b"data = 1", b"a = " + b"[" * 9999, TOO_MUCH],
     "metrics.jsonl": [
-        b'{"step": "x", "split": "val", "loss": 1, "accuracy": 1}\n{"step":1,"split":"","loss":1,"accuracy":1}'
+        b'{"step": "x", "split": "val", "loss": 1, "accuracy": 1}\n{"step":1,"split":"","loss":1,"accuracy":1}',
+        b'{"step": 1, "split": "val", "loss": "x", "accuracy": 1}',
+        b'{"step": Infinity, "split": "val", "loss": 1, "accuracy": 1}',
+        b'{"step": 1, "split": "val", "loss": 1, "accuracy": 1, "epoch": []}',
+        b"[" * 9999,
     ],
-    "evaluation/test/metrics.json": [b"{", b"[]", b"{}", b'{"accuracy": null}'],
+    "evaluation/test/metrics.json": [b"{", b"[]", b"{}", b'{"accuracy": null}', b'{"a":' * 9999, TOO_MUCH],
 }
 
 
-@pytest.mark.parametrize(("name", "content"), [(name, content) for name in SPOILT for content in SPOILT[name]])
+@pytest.mark.parametrize(
+    ("name", "content"), [pytest.param(name, content, id=name) for name in SPOILT for content in SPOILT[name]]
+)
 def test_a_run_that_cannot_be_read_says_so_and_the_others_are_listed(
     bucket: Bucket, capsys: pytest.CaptureFixture[str], name: str, content: bytes
 ) -> None:
@@ -175,10 +182,81 @@ def test_a_run_that_cannot_be_read_says_so_and_the_others_are_listed(
     assert err.startswith("catdog: bad: ") and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "lease", [b'{"machine": 1, "pid": "x"}', b"[" * 9999, b'{"pid": -1}', b'{"pid": 1e3}', TOO_MUCH]
+)
+def test_a_run_whose_lease_is_none_is_listed_as_nobodys(bucket: Bucket, lease: bytes) -> None:
+    train(below(bucket, "r"), [(3, 3)])
+    below(bucket, "r").write(LEASE, lease)
+    assert only(bucket).state == "stopped"
+
+
+@pytest.mark.parametrize("name", ["bad/recipe.toml", "bad", "good/tensorboard/events"])
+def test_a_link_that_leads_to_itself_is_told_and_the_others_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    for run in ("good", "fine"):
+        train(open_bucket(str(tmp_path / run)), [(3, 3)])
+    link = tmp_path / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(link)
+    assert cli.run(["runs", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    rows = {line.split()[0]: line.split()[1] for line in out.splitlines()[1:]}
+    told = name.partition("/")[0]
+    assert rows == {"good": "stopped", "fine": "stopped"} | {told: "unreadable"}
+    assert (err.startswith(f"catdog: {told}: ") and err.endswith(": Too many levels of symbolic links\n")) or (
+        err == f"catdog: {told}: Too many levels of symbolic links\n"
+    )
+
+
+def test_a_folder_that_may_not_be_looked_into_is_told_and_the_others_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run in ("good", "bad", "half"):
+        train(open_bucket(str(tmp_path / run)), [(3, 3)])
+    scandir, closed = os.scandir, [str(tmp_path / "bad"), str(tmp_path / "half/checkpoints")]
+
+    def refused(path: str | Path) -> object:  # root, who may run the tests, may look into everything
+        if str(path) in closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert cli.run(["runs", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    rows = {line.split()[0]: line.split()[1] for line in out.splitlines()[1:]}
+    assert rows == {"good": "stopped", "half": "unreadable", "bad": "unreadable"}
+    assert "catdog: bad: Permission denied\n" in err and "catdog: half: checkpoints: Permission denied\n" in err
+
+
+def test_a_place_that_may_not_be_looked_into_is_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: str | Path) -> object:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert cli.run(["runs", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"catdog: error: {tmp_path}: cannot be read: Permission denied\n"
+
+
+def test_folders_that_lie_very_deep_in_each_other_are_no_hindrance(tmp_path: Path) -> None:
+    train(open_bucket(str(tmp_path / "good")), [(3, 3)])
+    deep = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=deep)
+        deep, above = os.open("d", os.O_RDONLY, dir_fd=deep), deep
+        os.close(above)
+    os.close(deep)
+    assert [run.name for run in find_runs(open_bucket(str(tmp_path))) if run.state != "unreadable"] == ["good"]
+    subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # pytest's own way calls itself for each folder
+
+
 def test_a_run_that_is_deleted_after_the_listing_is_left_out(tmp_path: Path) -> None:
     class Late(Folder):
-        def times(self, prefix: str = "") -> dict[str, float]:
-            return super().times(prefix) | {"gone/recipe.toml": 1.0}
+        def times(self, prefix: str = "", faults: dict[str, str] | None = None) -> dict[str, float]:
+            return super().times(prefix, faults) | {"gone/recipe.toml": 1.0}
 
     begin(open_bucket(str(tmp_path / "here")))
     assert [run.name for run in find_runs(Late(str(tmp_path)))] == ["here"]

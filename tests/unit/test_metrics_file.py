@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from catdog.errors import FinalError
 from catdog.runs.metrics_file import Line, best_epoch, epochs, kept_lines, parse_metrics, phases
 
 
@@ -31,6 +32,28 @@ def test_a_line_that_was_cut_is_left_out():
     assert parse_metrics(f"{whole}\n{whole[:30]}".encode()) == [lines()[0]]
     assert parse_metrics(b"") == []
     assert parse_metrics(b"\xff\xfe\n[1]\nnull\n") == []
+
+
+@pytest.mark.parametrize(
+    ("figures", "told"),
+    [
+        ({"loss": "x"}, "loss is missing or of the wrong type: 'x': must be a number"),
+        ({"accuracy": None}, "accuracy"),
+        ({"step": 1.5}, "step"),
+        ({"step": -1}, "step = -1"),
+        ({"step": 10**30}, "step"),
+        ({"step": float("inf")}, "step: must be a finite number"),
+        ({"loss": float("nan")}, "loss: must be a finite number"),
+        ({"split": 3}, "split"),
+        ({"epoch": "1"}, "epoch"),
+        ({"phase": "\ud800"}, "text"),
+        ({"learning_rate": "x"}, "learning_rate"),
+    ],
+)
+def test_a_figure_that_is_none_is_told_with_its_line(figures: dict[str, object], told: str) -> None:
+    with pytest.raises(FinalError, match=rf"^metrics\.jsonl: line 2: .*{told}.*; delete the line") as caught:
+        parse_metrics(content(line(2), line(4) | figures, line(6)))
+    assert "\n" not in str(caught.value)
 
 
 def test_an_epoch_has_the_mean_of_its_train_lines():

@@ -17,6 +17,8 @@ MISTAKES = [
         "--val 0.5: must be less than 1 together with --test 0.5, so that something is left to train on",
     ),
     ({"seed": -1}, "--seed -1: must be at least 0"),
+    ({"seed": 10**100}, f"--seed {10**100}: must be of at most 100 digits, as the manifest keeps it"),
+    ({"side": 10**30}, f"--side {10**30}: must be at most 65500 pixels"),
     ({"keep": {"bird": 0.5}}, "--keep bird=0.5: must be for one of cat, dog"),
     ({"keep": {"cat": 0.0}}, "--keep cat=0.0: must be a part above 0 and at most 1"),
     ({"keep": {"dog": 1.5}}, "--keep dog=1.5: must be a part above 0 and at most 1"),

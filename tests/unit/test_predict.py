@@ -82,3 +82,16 @@ def test_a_link_back_to_its_own_folder_is_not_followed(world, tmp_path):
     draw(tmp_path / "photos/a.png", 1, bright=False)
     (tmp_path / "photos/again").symlink_to(tmp_path / "photos")
     assert [p.path.name for p in predict(world.run, [tmp_path / "photos"])] == ["a.png"]
+
+
+def test_folders_that_lie_very_deep_in_each_other_are_told_and_stop_nothing(world, tmp_path):
+    deep = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=deep)
+        deep, above = os.open("d", os.O_RDONLY, dir_fd=deep), deep
+        os.close(above)
+    os.close(deep)
+    good = draw(tmp_path / "z.png", 1, bright=True)
+    got = list(predict(world.run, [tmp_path]))
+    assert got[-1].path == good and got[-1].predicted == "dog"
+    shutil.rmtree(tmp_path / "d", ignore_errors=True)

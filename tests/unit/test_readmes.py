@@ -25,7 +25,7 @@ if not FILES:
     pytest.skip("only git tells which files are the repository's", allow_module_level=True)
 TOP = {path.relative_to(ROOT).parts[0] for path in FILES}
 README = ROOT / "README.md"
-PAGES = [path for path in FILES if path.name in ("README.md", "CONTRIBUTING.md")]
+PAGES = [path for path in FILES if path.name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
 MADE_LATER = ("infra/gcp/.terraform.lock.hcl", "infra/gcp/backend.tf")
 """Files that infra/README.md tells its reader to make."""
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

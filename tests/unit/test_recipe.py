@@ -230,6 +230,95 @@ def test_a_file_that_is_no_recipe_is_named_in_one_line(tmp_path, text, told):
     assert "\n" not in str(caught.value)
 
 
+LIMITS = [
+    ("data.streams", 99_999),
+    ("data.global_batch", 1_000_000),
+    ("model.units", 65_536),
+    ("optimizer.accumulate", 1_000_000),
+    ("phases.0.epochs", 1_000_000),
+    ("phases.0.unfreeze", 1000),
+    ("checkpoint.every_steps", 2**31 - 1),
+    ("checkpoint.keep", 2**31 - 1),
+    ("cache.max_bytes", 2**63 - 1),
+    ("cache.ahead", 1_000_000),
+    ("cluster.gpus", 1024),
+    ("cluster.cpus", 4096),
+    ("cluster.max_failures", 2**31 - 1),
+    ("run.seed", 2**31 - 1),
+    ("run.log_every", 2**31 - 1),
+]
+
+
+@pytest.mark.parametrize(("name", "most"), LIMITS)
+@pytest.mark.parametrize("value", ["1" + "0" * 30, "9" * 5000, "0x" + "f" * 9999])
+def test_a_whole_number_without_bounds_is_told_with_its_range(name, most, value):
+    with pytest.raises(CallerError, match=name.rpartition(".")[2]) as caught:
+        override(Recipe(), [(name, value)])
+    assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+    assert str(most) in str(caught.value) or value.startswith("9")
+
+
+@pytest.mark.parametrize(("name", "most"), LIMITS)
+def test_the_most_that_a_whole_number_may_be_is_taken(name, most):
+    with_it = [("data.streams", "1")] if name == "data.global_batch" else []
+    with_it += [("data.global_batch", str(most))] if name == "data.streams" else []
+    override(Recipe(), [(name, str(most)), *with_it])
+
+
+def test_each_whole_number_has_a_limit():
+    sections = [getattr(Recipe(), name) for name in SECTIONS if name != "phases"]
+    whole = {f"{name}.{f.name}" for name, s in zip((n for n in SECTIONS if n != "phases"), sections, strict=True)
+             for f in dataclasses.fields(s) if type(getattr(s, f.name)) is int}  # fmt: skip
+    assert whole - {name for name, _ in LIMITS} == {"data.side", "cache.fetchers", "cluster.workers"}  # in BAD_VALUES
+
+
+def test_a_recipe_that_a_windows_editor_has_saved_is_read_and_utf_16_told_as_such(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(to_toml(Recipe()).encode("utf-8-sig"))
+    assert load_recipe(path) == Recipe()
+    path.write_bytes(to_toml(Recipe()).encode("utf-16"))
+    with pytest.raises(CallerError, match=r"recipe\.toml: is not a recipe in TOML: it is in UTF-16"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"[data]\nside = " + b"9" * 5000, "line 2: has a whole number of thousands of digits"),
+        (b"[data]\nside = 0x" + b"f" * 5000, "data.side = .*: must be"),
+        (b"x = " + b"[" * 50_000, "nested"),
+        (b'catdog = "99\\u001b[2J"\nx = 1', "catdog = .*: must be the version"),
+        (b"[cluster]\nworkers = 0x" + b"f" * 5000, "cluster.workers = .*: must be"),
+        (b"[model]\nbackbone = 0x" + b"f" * 5000, "model.backbone = .*: must be"),
+        (b"[loss]\nbalance = 0x" + b"f" * 5000, "loss.balance = .*: must be"),
+        (b"[augment]\nrotation = 1" + b"0" * 400, "augment.rotation = .*: must be"),
+    ],
+)
+def test_a_recipe_within_no_bounds_is_told_in_one_line(content, told):
+    with pytest.raises(CallerError, match=told) as caught:
+        parse_recipe(content, "recipe.toml")
+    assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_a_recipe_that_is_too_large_for_one_is_not_read(tmp_path):
+    path = tmp_path / "recipe.toml"
+    with open(path, "wb") as file:
+        file.truncate(10_000_000_000)  # takes no room on the disk
+    with pytest.raises(CallerError, match="is no recipe: it has more than 1,048,576 bytes"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("name", ["phases." + "9" * 5000 + ".epochs", "phases.\u0663.epochs", "phases.-1.epochs"])
+def test_a_phase_of_an_odd_number_is_none(name):
+    with pytest.raises(CallerError, match="there is no such phase"):
+        override(Recipe(), [(name, "3")])
+
+
+def test_text_that_cannot_be_written_is_refused():
+    with pytest.raises(CallerError, match=r"run\.uri = .*: must be text in UTF-8"):
+        override(Recipe(), [("run.uri", "caf\udce9")])
+
+
 def test_a_file_that_cannot_be_read_is_named_in_one_line(tmp_path):
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xd8\xff\x00")

@@ -118,6 +118,37 @@ def test_what_is_no_commit_of_its_checkpoint_is_told_in_one_line_with_what_to_do
 
 
 @pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe", b"[" * 9999, COMMIT.to_json().replace(b"0.5", b"NaN"), COMMIT.to_json().replace(b": 10,", b": 1e400,"),
+     COMMIT.to_json().replace(b'"step": 3', b'"step": 3, "step": 3'), COMMIT.to_json().replace(b"0.", b'"\\u001b[2J0.')],
+    ids=lambda content: repr(content[:12]),
+)  # fmt: skip
+def test_a_commit_within_no_bounds_is_told_in_one_line(run: Bucket, content: bytes) -> None:
+    run.write(commit_name(3), content)
+    with pytest.raises(FinalError, match=r"COMMITTED\.json: is not the commit .*; delete its folder to go on") as told:
+        read_commit(run, 3)
+    assert "\n" not in str(told.value) and "\x1b" not in str(told.value)
+
+
+def test_a_commit_too_large_for_one_is_not_read(run: Bucket) -> None:
+    run.write(commit_name(3), b" " * (1 << 21))
+    with pytest.raises(FinalError, match=r"COMMITTED\.json: has more than the 1,048,576 bytes"):
+        read_commit(run, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"data": 3}', b'{"data": {"digest": 3}}', b'{"a":' * 9999])
+def test_an_evaluation_that_is_none_is_told_in_one_line(run: Bucket, content: bytes) -> None:
+    run.write("evaluation/test/metrics.json", content)
+    with pytest.raises(FinalError, match=r"evaluation/test/metrics\.json: is not what an evaluation writes"):
+        evaluation_of(run, "val", OWN, named=False)
+
+
+def test_folders_that_only_look_like_checkpoints_are_none() -> None:
+    for step in ("\u0660\u0660\u0660\u0660\u0660\u0660\u0660\u0663", "000000003", "9" * 40, "0000003"):
+        assert committed([f"checkpoints/step-{step}/{name}" for name in ("COMMITTED.json", "state.npz")]) == []
+
+
+@pytest.mark.parametrize(
     ("where", "value", "told"),
     [
         ("position.waited", 1, r"position\.waited"),

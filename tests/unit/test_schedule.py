@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from catdog.errors import CallerError
 from catdog.recipe import Phase
 from catdog.training.schedule import Span, span_after, spans
 
@@ -34,3 +35,8 @@ def test_rate_is_positive_and_never_above_the_peak(steps: int, warmup: float, pe
     span = Span(Phase("p", learning_rate=peak, warmup=warmup), start=7, stop=7 + steps)
     rates = [span.learning_rate(7 + step) for step in range(steps)]
     assert all(0 < rate <= peak for rate in rates)
+
+
+def test_more_steps_than_the_devices_count_are_refused() -> None:
+    with pytest.raises(CallerError, match="phases: their epochs are 2147483648 steps: must be fewer than 2147483648"):
+        spans((Phase("a", epochs=2**20),), 2**11)

@@ -56,6 +56,11 @@ def test_the_digest_follows_what_is_held_and_not_where_it_came_from() -> None:
         (lambda m: m.update(options=[]), "options"),
         (lambda m: m.update(classes="cat"), "classes"),
         (lambda m: m["shards"][0].update(crc32c=""), "checksum"),
+        (lambda m: m["shards"][0].update(bytes=-1), "bytes -1: must be at least 0"),
+        (lambda m: m["shards"][0].update(bytes=2**70), r"shards\.0\.bytes"),
+        (lambda m: m["shards"][0].update(name="train-\u0660\u0660000-of-00001.tfrecord"), "no name for a shard"),
+        (lambda m: m["options"].update(val=float("nan")), r"options\.val: must be a finite number"),
+        (lambda m: m["options"].update(seed=[float("inf")]), r"options\.seed\.0: must be a finite number"),
     ],
 )
 def test_what_is_no_manifest_is_told_in_one_line(tmp_path: Path, change: Any, told: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from catdog.errors import CallerError
-from catdog.storage import GoogleBucket, open_bucket
+from catdog.storage import GoogleBucket, TooLarge, open_bucket
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket", "http://host/x"])
@@ -40,3 +40,22 @@ def test_a_uri_that_names_no_bucket_is_refused_in_one_line(uri: str, told: str) 
 def test_the_store_of_a_uri_is_the_one_that_its_scheme_names(tmp_path: Path) -> None:
     assert isinstance(open_bucket("gs://bucket/x"), GoogleBucket)
     assert open_bucket(str(tmp_path)).local("x") == tmp_path / "x"
+
+
+def test_a_uri_with_a_character_that_no_path_has_is_refused() -> None:
+    with pytest.raises(CallerError, match="code 0"):
+        open_bucket("bucket/a\0b")
+
+
+@pytest.mark.parametrize("kind", ["folder", "gs"])
+def test_no_more_of_an_object_is_read_than_is_asked_for(
+    request: pytest.FixtureRequest, kind: str, tmp_path: Path
+) -> None:
+    if kind == "gs":
+        request.getfixturevalue("store")
+    bucket = open_bucket(str(tmp_path) if kind == "folder" else "gs://bucket/a")
+    bucket.write("x", b"12345")
+    assert bucket.read("x", 5) == bucket.find("x", 5) == b"12345"
+    with pytest.raises(TooLarge, match="x: has more than the 4 bytes"):
+        bucket.find("x", 4)
+    assert bucket.find("y", 4) is None

@@ -1,5 +1,6 @@
 """The model that a run has left."""
 
+import keras
 import numpy as np
 import pytest
 from brightness import save_model
@@ -25,6 +26,32 @@ def test_a_model_that_cannot_be_opened_is_named_in_one_line(world, damage):
     with pytest.raises(RunError, match=r"model\.keras: can't be opened: ") as caught:
         load_trained(world.run)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [keras.Input((64, 64, 3)), keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid")],
+        [keras.Input((96, 96, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2, "softmax")],
+        [keras.Input((96, 96, 3)), keras.layers.Dense(1, "sigmoid")],
+        [keras.Input((7,)), keras.layers.Dense(1, "sigmoid")],
+    ],
+    ids=["another side", "two classes", "pictures", "no pictures"],
+)
+def test_a_model_of_something_else_is_named_in_one_line(world, layers):
+    keras.Sequential(layers).save(world.run.local("model.keras"))
+    with pytest.raises(
+        RunError, match=r"model\.keras: is not a model of this run: it must take .* 96 x 96 x 3"
+    ) as caught:
+        load_trained(world.run)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_brings_code_is_not_opened(world):
+    layers = [keras.Input((96, 96, 3)), keras.layers.Lambda(lambda images: images[:, 0, 0, :1])]
+    keras.Sequential(layers).save(world.run.local("model.keras"))
+    with pytest.raises(RunError, match=r"model\.keras: can't be opened: .*(lambda|Lambda)"):
+        load_trained(world.run)
 
 
 def test_a_model_that_gives_no_probabilities_is_told(world):
