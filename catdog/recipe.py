@@ -257,7 +257,8 @@ class Cache:
     """Shards that are fetched at a time."""
 
     def __post_init__(self) -> None:
-        _require("://" not in self.folder, "cache.folder", self.folder, "a folder on this machine")
+        on_this_machine = "://" not in self.folder and "\0" not in self.folder
+        _require(on_this_machine, "cache.folder", self.folder, "a folder on this machine")
         _require(0 < self.max_bytes < 2**63, "cache.max_bytes", self.max_bytes, f"above 0 and at most {2**63 - 1}")
         _require_whole("cache.ahead", self.ahead, 0, 1_000_000)
         _require(1 <= self.fetchers <= 64, "cache.fetchers", self.fetchers, "from 1 to 64")

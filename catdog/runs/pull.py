@@ -170,7 +170,7 @@ def _wanted(run: Bucket, names: Sequence[str], commits: Sequence[Commit]) -> dic
 
 def _stays_inside(name: str) -> bool:
     """Whether an object's name is a file's path that does not lead out of the folder; the store takes any text."""
-    return not {"", ".", ".."} & set(name.split("/"))
+    return not {"", ".", ".."} & set(name.split("/")) and "\0" not in name
 
 
 def _missing(folder: Folder, wanted: Mapping[str, Stat], commits: Sequence[Commit]) -> dict[str, Stat]:

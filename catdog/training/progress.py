@@ -113,7 +113,8 @@ class Progress:
         if self._start.lease:
             for name, content in self._log.objects().items():
                 self._start.run.write(name, content)
-        assert self.position.best_step is not None
+        if self.position.best_step is None:  # as no run of ours commits it
+            raise FinalError(f"{self._start.run.uri}: its newest checkpoint names no best one; start a new run")
         return self.position.best_step
 
     def close(self) -> None:

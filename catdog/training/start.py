@@ -85,6 +85,8 @@ def started(recipe: Recipe) -> Iterator[Start]:
             raise CallerError(f"{data.uri}: has no {split} split to {use}; prepare it with --{split} above 0")
     order = _order(recipe, manifest)
     spans(recipe.phases, order.steps_per_epoch)  # told now if they are too many
+    if (kind := recipe.run.strategy.partition(":"))[0] == "cpu":
+        check_replicas(recipe, int(kind[2]))  # before so many devices are made
     group = make_group(recipe.run.strategy)
     check_replicas(recipe, group.strategy.num_replicas_in_sync)
     if data.local("") is None:
@@ -113,6 +115,11 @@ def first_position(start: Start) -> tuple[Position, Arrays | None]:
     if start.newest is None:
         manifest = start.manifest.digest
         return Position(0, 0, best_loss=None, best_step=None, window={}, manifest=manifest, recipe=recipe), None
+    if start.newest > (last := start.plan[-1].stop):
+        raise FinalError(
+            f"{start.run.uri}: its newest checkpoint is of step {start.newest}, but its recipe has only {last} steps;"
+            " delete the checkpoint's folder, or start a new run"
+        )
     position, arrays = start.checkpoints.restore(start.newest)
     if position.best_step is not None and position.best_step not in start.checkpoints.steps():
         raise FinalError(f"{start.run.uri}: its best checkpoint, step {position.best_step}, is gone; start a new run")
