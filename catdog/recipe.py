@@ -290,7 +290,8 @@ class Cluster:
         return int(fewest), int(most or fewest)
 
     def __post_init__(self) -> None:
-        written = re.fullmatch("[0-9]{1,6}(-[0-9]{1,6})?", brief(self.workers).strip("'"))
+        text = self.workers if isinstance(self.workers, str) else brief(self.workers)
+        written = re.fullmatch("[0-9]{1,6}(-[0-9]{1,6})?", text)
         _require(
             written is not None and 1 <= self.bounds[0] <= self.bounds[1],
             "cluster.workers",
