@@ -64,6 +64,10 @@ class Parser:
     outcomes: set[str] = field(default_factory=set)
 
 
+class Late(BaseException):
+    """No Exception, which those who decode pictures take for a fault of the picture."""
+
+
 class Failed(Exception):
     """An input that ends in something else than one line of ours."""
 
@@ -96,7 +100,7 @@ def attempt(parser: Parser, content: bytes) -> bool:
         outcome = f"{type(error).__name__} {error}"
         if "\n" in outcome or "\x1b" in outcome or len(outcome) > 5000:
             raise Failed(content, error) from error
-    except Exception as error:
+    except (Exception, Late) as error:
         raise Failed(content, error) from error
     seen = re.sub(r"'[^']*'|\"[^\"]*\"|[\d.]+", "", outcome)[:200]
     new = seen not in parser.outcomes
@@ -107,7 +111,7 @@ def attempt(parser: Parser, content: bytes) -> bool:
 @contextlib.contextmanager
 def _within(seconds: float) -> Iterator[None]:
     def late(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"took more than {seconds:.0f} s")
+        raise Late(f"took more than {seconds:.0f} s")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -603,7 +607,7 @@ PARSERS = {
     "example": Parser(_shard, _shards, _reframed(change_bytes)),
     "picture": Parser(_picture, _pictures, change_bytes),
     "zip": Parser(_zip, _zips, change_bytes),
-    "uri": Parser(_uri, _seeds(b"bucket/runs", b"gs://bucket/a", b"~/x"), change_bytes),
+    "uri": Parser(_uri, _seeds(b"bucket/runs", b"gs://bucket/a", b"/x/y"), change_bytes),
     "keep": Parser(_keep, _seeds(b"cat=0.3", b"cat=0.3\ndog=1"), change_bytes),
     "names": Parser(_names, _seeds(_NAMES), change_bytes),
     "state": Parser(_state, _states, change_bytes),
