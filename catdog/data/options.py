@@ -55,9 +55,8 @@ def _class_and_part(text: str) -> tuple[str, float]:
     except ValueError:
         kept = math.nan
     if name not in CLASSES or math.isnan(kept):
-        raise CallerError(
-            f"--keep {text[:200]}: must be CLASS=PART, as in cat=0.3, where CLASS is {' or '.join(CLASSES)}"
-        )
+        shown = text if text.isprintable() and len(text) < 100 else brief(text)
+        raise CallerError(f"--keep {shown}: must be CLASS=PART, as in cat=0.3, where CLASS is {' or '.join(CLASSES)}")
     return name, kept
 
 

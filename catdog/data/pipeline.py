@@ -2,6 +2,7 @@
 
 import functools
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -110,7 +111,8 @@ def _fault(records: Records) -> str | None:
                 window = [0, 0, *(tf.cast(stored[f"image/{name}"], tf.int32) for name in ("height", "width"))]
                 tf.image.decode_and_crop_jpeg(stored["image/encoded"], tf.stack(window), channels=3)
             except tf.errors.InvalidArgumentError as error:
-                return f"{records.place(example)}: holds no picture as it should: {one_line(error)[:300]}"
+                told = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", one_line(error)).strip()
+                return f"{records.place(example)}: holds no picture as it should: {told[:300]}"
     return None
 
 

@@ -64,22 +64,24 @@ def _predictions(trained: Trained, paths: Sequence[Path]) -> Iterator[Prediction
 
 def _files(root: Path) -> Iterator[tuple[Path, str]]:
     """Each file at or under a path with an empty text, or a path with the reason why nothing can be read there."""
-    waiting: list[tuple[Path, frozenset[Path]]] = [(root, frozenset())]  # each with the folders that it lies in
+    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(root, frozenset())]  # each with the folders it lies in
     while waiting:  # no call for each folder in a folder: Python allows a thousand, and a path may be deeper
         path, above = waiting.pop()
         try:
             if not path.is_dir():
                 yield path, "" if path.is_file() else "no file" if path.exists() else "no such file or folder"
                 continue
-            if (real := path.resolve()) in above:
+            status = path.stat()
+            if (own := (status.st_dev, status.st_ino)) in above:
                 continue  # a link back to a folder that this one lies in
             entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-        except (OSError, RuntimeError) as error:  # of links that lead to each other
-            yield path, getattr(error, "strerror", None) or str(error)
+        except OSError as error:
+            yield path, error.strerror or str(error)
             continue
         if not entries:
             yield path, "the folder is empty"
-        waiting += [(entry, above | {real}) for entry in reversed(entries)]
+        inside = above | {own}
+        waiting += [(entry, inside) for entry in reversed(entries)]
 
 
 def _load(path: Path, side: int) -> np.ndarray | str:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 
 import pytest
 from brightness import draw, rows
@@ -94,4 +95,4 @@ def test_folders_that_lie_very_deep_in_each_other_are_told_and_stop_nothing(worl
     good = draw(tmp_path / "z.png", 1, bright=True)
     got = list(predict(world.run, [tmp_path]))
     assert got[-1].path == good and got[-1].predicted == "dog"
-    shutil.rmtree(tmp_path / "d", ignore_errors=True)
+    subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # Python's own way calls itself for each folder
