@@ -66,9 +66,9 @@ def parse_toml(content: bytes) -> dict[str, Any]:
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     except ValueError:  # Python's own limit on the digits that it turns to a number
-        number = re.search(rf"[\d_]{{{sys.get_int_max_str_digits()},}}", text)
-        line = text.count("\n", 0, number.start() if number else 0) + 1
-        raise ValueError(f"line {line}: has a whole number of thousands of digits") from None
+        found = re.search(rf"[\d_]{{{sys.get_int_max_str_digits()},}}", text)
+        number = text.count("\n", 0, found.start() if found else 0) + 1
+        raise ValueError(f"line {number}: has a whole number of thousands of digits") from None
     _check_depth(value)
     return value
 
@@ -138,7 +138,7 @@ def _text(content: bytes) -> str:
 
 
 def _whole(digits: str) -> int | float:
-    return int(digits) if len(digits) <= DIGITS else math.inf
+    return int(digits) if len(digits.lstrip("-")) <= DIGITS else math.inf
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -25,6 +25,9 @@ _FEATURES = {
     "image/class/label": tf.io.FixedLenFeature([], tf.int64),
 }
 
+_OF_RECORDS = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
+"""What TensorFlow raises at a record that it cannot read; the second where its message has bytes of the record in it."""
+
 T = TypeVar("T")
 Row = dict[str, tf.Tensor]
 Element = dict[str, np.ndarray | list[bytes]]
@@ -91,12 +94,12 @@ def surfaced(batches: Iterable[T], records: Records) -> Iterator[T]:
     """
     try:
         yield from batches
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
         if isinstance(records.failure, ValueError):
             raise RunError(f"{records.failure}; `catdog verify` tells more") from records.failure
         if records.failure is not None:
             raise records.failure from None
-        if isinstance(error, tf.errors.InvalidArgumentError) and (fault := _fault(records)):
+        if isinstance(error, _OF_RECORDS) and (fault := _fault(records)):
             raise RunError(f"{fault}; `catdog verify` tells more") from error
         raise
 
@@ -110,10 +113,16 @@ def _fault(records: Records) -> str | None:
                 stored = tf.io.parse_single_example(reader.read(example), _FEATURES)
                 window = [0, 0, *(tf.cast(stored[f"image/{name}"], tf.int32) for name in ("height", "width"))]
                 tf.image.decode_and_crop_jpeg(stored["image/encoded"], tf.stack(window), channels=3)
-            except tf.errors.InvalidArgumentError as error:
-                told = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", one_line(error)).strip()
-                return f"{records.place(example)}: holds no picture as it should: {told[:300]}"
+            except _OF_RECORDS as error:
+                return f"{records.place(example)}: holds no picture as it should: {_words(error)}"
     return None
+
+
+def _words(error: Exception) -> str:
+    """What TensorFlow says, without its marks of where in its graph it was."""
+    raw = error.object if isinstance(error, UnicodeDecodeError) else one_line(error).encode(errors="replace")
+    text = " ".join(raw.decode(errors="backslashreplace").split())
+    return re.sub(r"\{\{.*?\}\}|\[Op:.*", "", text).strip()[:300]
 
 
 def decode_whole(encoded: tf.Tensor, side: int) -> tf.Tensor:

@@ -1,11 +1,15 @@
 """`Bucket`: whole objects under one URI, in a folder or in Google Cloud Storage, read and written all or nothing."""
 
 from catdog.errors import CallerError
+from catdog.parsing import brief
 from catdog.storage.bucket import PATIENCE, Bucket, Changed, Stat, TooLarge, Unavailable, crc32c
 from catdog.storage.google import GoogleBucket
 from catdog.storage.local import Folder
 
 __all__ = ["Bucket", "Changed", "Folder", "GoogleBucket", "Stat", "TooLarge", "Unavailable", "crc32c", "open_bucket"]
+
+
+_LONGEST = 4096
 
 
 def open_bucket(uri: str, *, patience: float = PATIENCE) -> Bucket:
@@ -15,8 +19,8 @@ def open_bucket(uri: str, *, patience: float = PATIENCE) -> Bucket:
     """
     if not uri:
         raise CallerError("an empty URI: give a folder's path or gs://bucket/prefix")
-    if "\0" in uri:
-        raise CallerError(f"{uri!r}: has a character of code 0, which no path may have")
+    if "\0" in uri or len(uri) > _LONGEST:
+        raise CallerError(f"{brief(uri)}: has more than {_LONGEST:,} characters, or one of code 0: it is no place")
     if uri.startswith("gs:") and not uri.startswith("gs://"):
         raise CallerError(f"{uri}: is no place in object storage; is gs://{uri[3:].lstrip('/')} meant?")
     scheme, separator, rest = uri.partition("://")

@@ -77,7 +77,7 @@ def test_json_without_bounds_is_told_with_its_place(content: bytes, told: str) -
         (b"a = " + b"[" * 100_000, f"nested more than {DEPTH} deep"),
         (b"a." * 100 + b"a = 1", f"nested more than {DEPTH} deep"),
         (b"\n" + b"a." * 300 + b"a = 1", "line 2: has more than 256 dots"),
-        (b"a = 1\na = 2", "line 2"),
+        (b"a = 1\na = 2\n", "line 2"),
     ],
 )
 def test_toml_without_bounds_is_told_with_its_line(content: bytes, told: str) -> None:

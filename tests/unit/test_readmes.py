@@ -162,7 +162,8 @@ def taken_by_module(module: str, *words: str) -> None:
     elif module == "job.train":
         recipe.override(Recipe(), parse_command(train.Train, "train", module, list(words)).settings)
     elif module.partition(".")[0] in TOP:
-        source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+        folder = ROOT / module.replace(".", "/")
+        source = (folder / "__main__.py" if folder.is_dir() else folder.with_suffix(".py")).read_text()
         assert [word for word in words if word.startswith("--") and f'"{word}"' not in source] == []
 
 

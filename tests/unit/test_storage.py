@@ -42,9 +42,11 @@ def test_the_store_of_a_uri_is_the_one_that_its_scheme_names(tmp_path: Path) -> 
     assert open_bucket(str(tmp_path)).local("x") == tmp_path / "x"
 
 
-def test_a_uri_with_a_character_that_no_path_has_is_refused() -> None:
-    with pytest.raises(CallerError, match="code 0"):
-        open_bucket("bucket/a\0b")
+@pytest.mark.parametrize("uri", ["bucket/a\0b", "a" * 5000, "gs://b/" + "a" * 5000])
+def test_a_uri_that_can_be_none_is_refused_in_one_short_line(uri: str) -> None:
+    with pytest.raises(CallerError, match="more than 4,096 characters, or one of code 0") as caught:
+        open_bucket(uri)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("kind", ["folder", "gs"])
