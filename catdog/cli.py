@@ -215,7 +215,7 @@ class Runs:
         bucket = open_bucket(self.bucket_uri)
         runs = find_runs(bucket)
         if runs:
-            print_runs(runs)
+            print_runs(runs, bucket.now())
         else:
             print(f"{bucket.uri}: there is no run here")
         for run in runs:

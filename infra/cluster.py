@@ -5,6 +5,7 @@ It disturbs no other Ray on the machine: its ports, its folder of sockets and it
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import random
@@ -68,8 +69,8 @@ def up(folder: Path, nodes: int, cpus: int, port: int) -> tuple[Cluster, bool]:
             raise Refused(
                 f"{folder}: of the cluster's {len(cluster.nodes)} nodes {alive} is left; `make cluster-down` first"
             )
-        if port and not _is_free(port):
-            raise Refused(f"port {port}: is not free; give another --port, or 0 for any that is")
+        if port and (why := _why_not_to_be_had(port)):
+            raise Refused(f"port {port}: {why}; give another --port, or 0 for any that is")
         _forget(folder, cluster)
         _write(folder / TOKEN, secrets.token_hex(32))
         ports = _free_ports()
@@ -216,13 +217,20 @@ def _answers(port: int) -> bool:
 
 
 def _is_free(port: int) -> bool:
+    return not _why_not_to_be_had(port)
+
+
+def _why_not_to_be_had(port: int) -> str:
+    """Why no server can be started at a port; empty where one can."""
     with socket.socket() as each:
         each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             each.bind(("", port))
-        except (OSError, OverflowError):
-            return False
-        return True
+        except OSError as error:
+            return "is not free" if error.errno == errno.EADDRINUSE else str(error.strerror)
+        except OverflowError as error:
+            return str(error)
+        return ""
 
 
 def _free_ports() -> Iterator[int]:

@@ -19,6 +19,7 @@ from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, 
 
 from catdog.errors import CallerError, FinalError, HeldError, RunError, Stopped, one_line, signalled
 from catdog.recipe import Recipe, check_replicas, check_strategy, override, to_toml
+from catdog.storage.google import PAYER
 from catdog.training.signals import StopRequest, listening
 from job.capacity import Demand, free_workers, gpus_per_worker, lacking, worker_resources
 from job.ray_private import names
@@ -94,8 +95,8 @@ def _attempt(recipe: Recipe, stop: StopRequest) -> dict[str, Any]:
         raise RunError(f"Ray Train: {one_line(error.controller_failure)}") from None
     except ray.exceptions.ActorDiedError as error:
         if error.actor_init_failed:
-            raise FinalError(f"Ray Train's controller can't start: {str(error).strip().splitlines()[-1]}") from None
-        raise RunError("Ray Train's controller has died") from None
+            raise FinalError(f"Ray Train's controller can't start: {_last_line(error)}") from None
+        raise RunError(f"Ray Train's controller has died: {_last_line(error)}") from None
     finally:
         ray.kill(coordinator)
         demand.cancel()
@@ -178,9 +179,15 @@ def cause(error: WorkerGroupError) -> Exception:
     if isinstance(found_first, RunError):
         return found_first
     if isinstance(found_first, (ray.exceptions.RayError, TRAIN_ERROR.get())):
-        return RunError(f"worker {rank} has died, or its host")
+        return RunError(f"worker {rank} has died, or its host: {_last_line(found_first)}")
     print(error, file=sys.stderr)  # with the traceback
     return RunError(f"worker {rank}: {type(found_first).__name__}: {one_line(found_first)}")
+
+
+def _last_line(error: BaseException) -> str:
+    """What Ray says in the end, without what it then supposes."""
+    said = (str(error).strip().splitlines() or [type(error).__name__])[-1].partition("There are some potential root")[0]
+    return said.strip()[:300]
 
 
 @contextlib.contextmanager
@@ -228,7 +235,7 @@ def _environment(address: str) -> dict[str, Any]:
     wanted = {
         "PYTHONWARNINGS": "ignore::DeprecationWarning",
         "RAY_ADDRESS": None if address == "auto" else address,
-        "STORAGE_EMULATOR_HOST": os.environ.get("STORAGE_EMULATOR_HOST"),
+        **{name: os.environ.get(name) for name in ("STORAGE_EMULATOR_HOST", PAYER)},
     }
     job = json.loads(os.environ.get(names.JOB_CONFIG, "{}"))
     brought = job.get("runtime_env", {}).get("env_vars", {})  # which Ray does not let us set again

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -15,6 +14,10 @@ if TYPE_CHECKING:
     from catdog.evaluation.predict import Prediction
     from catdog.runs.listing import Summary
     from catdog.runs.pull import Pulled
+
+
+_SKEW = 60.0
+"""Seconds by which two machines' clocks may well differ."""
 
 
 def print_table(columns: Sequence[Union[str, "Column"]], rows: Iterable[Sequence[str]]) -> None:
@@ -53,13 +56,12 @@ def shown(path: Path) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def print_runs(runs: Sequence["Summary"]) -> None:
-    """A line a run."""
+def print_runs(runs: Sequence["Summary"], now: float) -> None:
+    """A line a run, with its age by the clock of where the runs lie."""
     from rich.table import Column
 
     titles = ("step", "val loss", "val accuracy", "test accuracy", "age")
     figures = [Column(title, justify="right", no_wrap=True) for title in titles]
-    now = time.time()
     print_table(["run", Column("state", no_wrap=True), *figures], [_cells(run, now) for run in runs])
 
 
@@ -82,7 +84,9 @@ def _cells(run: "Summary", now: float) -> list[str]:
 
 
 def _ago(seconds: float) -> str:
-    """How long something is past, in its largest unit."""
+    """How long something is past, in its largest unit; another clock than this one's may have dated it ahead."""
+    if seconds < -_SKEW:
+        return f"{_ago(-seconds)} ahead"
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{int(seconds // size)} {unit}"

@@ -75,6 +75,7 @@ def prepare(
     """
     if MANIFEST in bucket.list(MANIFEST) and not overwrite:  # a list tells of a bucket that is not there
         return Prepared(_reused(source, options, bucket, reuse), 0, written=False)
+    bucket.require_writable()  # not only when all pictures are converted
     opened = open_source(source, options.seed)
     # The converted pictures lie in a nameless file until all are known: beside the shards, where there is room for them.
     with tempfile.TemporaryFile(dir=bucket.scratch()) as spool:

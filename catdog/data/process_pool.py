@@ -21,10 +21,15 @@ def cores() -> int:
 def process_pool() -> Iterator[ProcessPoolExecutor]:
     """A pool of as many processes as cores; when the block raises, what has not begun is dropped.
 
-    Raises RunError in place of BrokenProcessPool. Processes are spawned: a fork of a process that runs threads, as
-    TensorFlow's, may hang.
+    Raises RunError in place of BrokenProcessPool, and where no pool can be made. Processes are spawned: a fork of a
+    process that runs threads, as TensorFlow's, may hang.
     """
-    pool = ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), initializer=_begin)
+    try:
+        pool = ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), initializer=_begin)
+    except OSError as error:  # its locks are semaphores, which lie in a file system in memory
+        raise RunError(
+            f"a pool of processes cannot be made: {error.strerror}: {error.filename or '/dev/shm'}"
+        ) from None
     # The first submission starts all processes. Ctrl-C is held back from them until they know to ignore it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     pool.submit(os.getpid)
@@ -32,7 +37,9 @@ def process_pool() -> Iterator[ProcessPoolExecutor]:
     try:
         yield pool
     except BrokenProcessPool:
-        raise RunError("a process of the pool was killed, most likely because memory ran out") from None
+        raise RunError(
+            "a process of the pool was killed, or ended by itself: the kernel's log, `dmesg`, tells if memory ran out"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -206,10 +206,10 @@ def _tfds(name: str) -> Opened:
         raise
     except Exception as error:  # a download fails in too many ways to name
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        known = ", as Microsoft's file has before (huggingface/datasets#4032)" if "Checksum" in reason else ""
         raise CallerError(
-            f"tfds:{name}: could not be downloaded and checked ({reason}); the network may be down, or Microsoft's file may no"
-            " longer match the checksum (huggingface/datasets#4032): get the pictures by hand and give folder:PATH,"
-            " which also takes that zip file as it is"
+            f"tfds:{name}: could not be downloaded and checked ({reason}){known}: get the pictures by hand and give"
+            " folder:PATH, which also takes that zip file as it is"
         ) from None
     labels = [CLASSES.index(label) for label in builder.info.features["label"].names]
     train = builder.info.splits["train"]

@@ -107,8 +107,23 @@ def hold(run: Bucket, say: Callable[[str], None]) -> Iterator[Lease]:
 
 
 def held(run: Bucket, age: float) -> bool:
-    """Whether a process has a run whose lease was renewed `age` seconds ago, as far as one look at it tells."""
-    return age < SECONDS and not _free(_holder(run))
+    """Whether a process has a run whose lease was renewed `age` seconds ago, as far as one look at it tells.
+
+    A lease that is far ahead of the clock tells no age, and is watched until it should have been renewed.
+    """
+    if age >= SECONDS or _free(_holder(run)):
+        return False
+    return age > -SECONDS or _is_renewed(run, SECONDS / 2)
+
+
+def in_training(run: Bucket, say: Callable[[str], None]) -> bool:
+    """Whether a process has a run, as its renewals show and no clock."""
+    if run.stat(LEASE) is None or _free(holder := _holder(run)):
+        return False
+    if holder.get("machine") == _machine():
+        return True
+    say(_waiting(run, holder))
+    return _is_renewed(run, SECONDS)
 
 
 def _acquire(run: Bucket, content: bytes, say: Callable[[str], None]) -> tuple[Stat, float]:
@@ -117,7 +132,7 @@ def _acquire(run: Bucket, content: bytes, say: Callable[[str], None]) -> tuple[S
     if seen is not None and not _free(holder := _holder(run)):
         if holder.get("machine") == _machine():
             raise HeldError(_refusal(run, holder))
-        say(f"waiting up to {SECONDS:.0f} s: {_name(holder)} may still be training this run")
+        say(_waiting(run, holder))
         seen = _waited_for(run, seen)
     began = _clock()
     try:
@@ -135,6 +150,22 @@ def _waited_for(run: Bucket, seen: Stat) -> Stat | None:
     if now != seen and now is not None and not _free(holder := _holder(run)):
         raise HeldError(_refusal(run, holder))
     return now
+
+
+def _is_renewed(run: Bucket, seconds: float) -> bool:
+    """Whether someone else renews the lease within so many seconds, for which it is watched."""
+    seen, began = run.stat(LEASE), time.monotonic()
+    while (now := run.stat(LEASE)) == seen:
+        if time.monotonic() - began > seconds:
+            return False
+        time.sleep(seconds / 30)
+    return now is not None and not _free(_holder(run))
+
+
+def _waiting(run: Bucket, holder: dict[str, Any]) -> str:
+    ahead = run.times(LEASE).get(LEASE, 0.0) - run.now()
+    skew = f" (its lease is dated {ahead:.0f} s ahead of the clock here)" if ahead > SECONDS else ""
+    return f"waiting up to {SECONDS:.0f} s: {_name(holder)} may still be training this run{skew}"
 
 
 def _refusal(run: Bucket, holder: dict[str, Any]) -> str:

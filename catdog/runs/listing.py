@@ -1,7 +1,6 @@
 """The runs below a URI, and what each has come to, as its objects tell."""
 
 import json
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -49,8 +48,8 @@ def find_runs(bucket: Bucket) -> list[Summary]:
     root = bucket.local("")
     if root is not None and not root.is_dir():
         raise CallerError(f"{bucket.uri}: no such folder")
-    now = time.time()
     runs = by_run(bucket.times())
+    now = bucket.now()
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(lambda folder: _summary(bucket, folder, runs[folder], now), runs)
         return sorted(filter(None, found), key=lambda summary: (-summary.changed, summary.name))

@@ -2,7 +2,6 @@
 
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from catdog.runs.folder import (
     require_committed,
     state_name,
 )
-from catdog.runs.lease import LEASE, held
+from catdog.runs.lease import in_training
 from catdog.storage import Bucket, Folder, Stat, Unavailable, crc32c
 
 THREADS = 8
@@ -132,8 +131,7 @@ def _check_folder(folder: Folder, run: Bucket, recipe: Recipe, commit: Commit, n
         different.append(f"the data set's manifest: {manifest[:12]} → {commit.position.manifest[:12]}")
     if different:
         raise CallerError(f"{folder.uri}: holds a run that differs in {'; '.join(different)}: pull into another folder")
-    lease = folder.times(LEASE)
-    if lease and held(folder, time.time() - lease[LEASE]):
+    if in_training(folder, lambda text: Console(stderr=True).print(text, soft_wrap=True, markup=False)):
         raise CallerError(f"{folder.uri}: is being trained: stop that, or pull into another folder")
     if ours and ours[-1] > newest:
         raise CallerError(

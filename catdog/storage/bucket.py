@@ -1,6 +1,7 @@
 """What every store offers: whole objects by name, with checksums."""
 
 import contextlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from catdog.errors import RunError
 
 PATIENCE = 60.0
 """Seconds for which a fault of a store that may pass is borne."""
+
+
+_TRIED = ".catdog-write-test"
+"""The object that shows whether a place can be written."""
 
 
 class Changed(RunError):
@@ -106,6 +111,19 @@ class Bucket(ABC):
     @abstractmethod
     def scratch(self) -> Path:
         """A folder on this machine's disk with room for files on their way into the bucket."""
+
+    def now(self) -> float:
+        """The time by the clock that `times` goes by, as far as it is known, in seconds since the epoch."""
+        return time.time()
+
+    def require_writable(self) -> None:
+        """Write, replace and delete a small object, so that a place that lets none of it be done is told at once.
+
+        Raises CallerError, and whatever else is raised by `write` and `delete`.
+        """
+        for content in (b"1", b"2"):  # who may create an object may not always replace it
+            self.write(_TRIED, content)
+        self.delete(_TRIED)
 
     def list(self, prefix: str = "") -> list[str]:
         """Names of all whole objects that start with `prefix`, sorted."""

@@ -18,15 +18,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
 
 from catdog.errors import CallerError, RunError, one_line
 from catdog.storage.bucket import Bucket, Changed, Stat, Unavailable, crc32c, nobody
+from catdog.storage.causes import Answer, answer, cause, is_refused, library_words, readable
 
 if TYPE_CHECKING:
     from google.auth.exceptions import GoogleAuthError
     from google.cloud import storage
+    from requests import Response
     from requests.adapters import HTTPAdapter
     from urllib3.response import HTTPResponse
 
@@ -41,6 +45,8 @@ CONNECTIONS = 4
 FETCHES = 3
 """Times that an object is fetched whole before its bytes are taken to be wrong in the store, or never to stay."""
 
+PAYER = "GOOGLE_CLOUD_QUOTA_PROJECT"
+"""Google's own variable for the project that pays, as a bucket whose reader pays wants it."""
 SILENT = 5.0
 """Seconds of faults after which the person who waits is told."""
 
@@ -63,9 +69,32 @@ class _Broken(ConnectionError):
     """A transfer that brought other than what was asked for; as a ConnectionError it is retried."""
 
 
+class _NotThere(FileNotFoundError):
+    """An object that the store says is not there, and not a file of this machine."""
+
+
+class _Clock:
+    """How many seconds the store's clock is ahead of this machine's, as its newest answer tells."""
+
+    ahead = 0.0
+
+    def note(self, response: "Response", *_: Any, **__: Any) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            ahead = parsedate_to_datetime(response.headers["Date"]).timestamp() - time.time()
+            self.ahead = ahead if abs(ahead) > _DATE_PRECISION else 0.0
+
+
+_CLOCK = _Clock()
+_DATE_PRECISION = 2.0
+"""Seconds by which a right answer's date may be off: it tells no fractions, and was some time on its way."""
+
+
 @dataclass(frozen=True)
 class GoogleBucket(Bucket):
     """The objects of a bucket in Google Cloud Storage under a prefix."""
+
+    def now(self) -> float:
+        return time.time() + _CLOCK.ahead
 
     def times(self, prefix: str = "") -> dict[str, float]:
         return {blob.name.removeprefix(self._prefix): blob.updated.timestamp() for blob in self._listed(prefix)}
@@ -76,12 +105,12 @@ class GoogleBucket(Bucket):
             self._call("read", name, lambda: blob.reload(**_once()))
         except FileNotFoundError:
             return None
-        return _stat(blob)
+        return self._stat(name, blob)
 
     def stats(self, names: Sequence[str]) -> dict[str, Stat]:
         wanted = {self._key(name): name for name in names}
         listed = self._listed(os.path.commonprefix(names))  # noqa: RUF071 (a prefix of names, not of folders)
-        return {wanted[blob.name]: _stat(blob) for blob in listed if blob.name in wanted}
+        return {wanted[blob.name]: self._stat(wanted[blob.name], blob) for blob in listed if blob.name in wanted}
 
     def fetch(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None] = nobody) -> None:
         found = ""
@@ -90,8 +119,10 @@ class GoogleBucket(Bucket):
                 file.truncate(stat.size)
             try:
                 self._fetch_ranges(name, stat, path, tell)
-            except FileNotFoundError:
+            except _NotThere:
                 raise Changed(f"{self.uri}/{name}: was deleted while this one relied on it") from None
+            except FileNotFoundError as error:
+                raise RunError(f"{path}: was deleted while it was written: {error.strerror}") from None
             except OSError as error:
                 error.filename = error.filename or str(path)  # a full disk does not tell which
                 raise
@@ -153,14 +184,34 @@ class GoogleBucket(Bucket):
         return f"{path}/" if path else ""
 
     @property
-    def _bucket(self) -> "storage.Bucket":
-        from google.auth.exceptions import DefaultCredentialsError
+    def _bucket_name(self) -> str:
+        return self.uri.removeprefix("gs://").partition("/")[0]
 
+    @property
+    def _bucket(self) -> "storage.Bucket":
+        emulator = os.environ.get("STORAGE_EMULATOR_HOST")
         try:
-            client = _client(os.environ.get("STORAGE_EMULATOR_HOST"))
-        except DefaultCredentialsError:
-            raise CallerError(f"{self.uri}: no Google credentials: {_LOG_IN}, {_OR_STAND_IN}") from None
-        return client.bucket(self.uri.removeprefix("gs://").partition("/")[0])
+            client = _client(emulator)
+        except CallerError:
+            raise
+        except Exception as error:  # a key file may hold anything, on which Google's library raises anything
+            if emulator:
+                raise
+            file = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+            words = f"{f'GOOGLE_APPLICATION_CREDENTIALS={file}: ' if file else ''}{library_words(error)}"
+            advice = f"; {_LOG_IN}" if "not found" in words else ""
+            raise CallerError(f"{self.uri}: no Google credentials: {words}{advice}") from None
+        return client.bucket(self._bucket_name, user_project=os.environ.get(PAYER) or None)
+
+    def _stat(self, name: str, blob: "storage.Blob") -> Stat:
+        """What is known of an object. Raises CallerError for one whose bytes are not those of the file that it was."""
+        if blob.content_encoding:
+            raise CallerError(
+                f"{self.uri}/{name}: is stored with Content-Encoding: {readable(blob.content_encoding)}, as"
+                " `gsutil cp -Z` does, so its bytes are not those of the file; upload the file again without"
+            )
+        checksum = base64.b64decode(blob.crc32c).hex() if blob.crc32c else ""
+        return Stat(blob.size, checksum, blob.generation or 0)
 
     def _key(self, name: str) -> str:
         return self._prefix + name
@@ -169,7 +220,7 @@ class GoogleBucket(Bucket):
         return self._bucket.blob(self._key(name))
 
     def _listed(self, prefix: str) -> Sequence["storage.Blob"]:
-        fields = "items(name,size,crc32c,generation,updated),nextPageToken"
+        fields = "items(name,size,crc32c,generation,updated,contentEncoding),nextPageToken"
         listed = self._call(
             "list", prefix, lambda: list(self._bucket.list_blobs(prefix=self._key(prefix), fields=fields, **_once()))
         )
@@ -278,62 +329,81 @@ class GoogleBucket(Bucket):
         from google.cloud.storage.exceptions import DataCorruption
         from google.cloud.storage.retry import DEFAULT_RETRY
         from requests.exceptions import ConnectionError as RequestsConnectionError
-        from requests.exceptions import ContentDecodingError
+        from requests.exceptions import ContentDecodingError, RequestException
+        from urllib3.exceptions import HTTPError
 
         place = f"{self.uri}/{name}"
 
         def checked() -> T:
             try:
                 return attempt()
-            except (DataCorruption, json.JSONDecodeError, ContentDecodingError) as error:
+            except json.JSONDecodeError as error:
+                raise _Broken(f"the answer is not JSON: {readable(error.doc)[:80]!r}") from error
+            except (DataCorruption, ContentDecodingError) as error:
                 raise _Broken(one_line(error)) from error
             except api.GoogleAPICallError as error:
                 # A success that the client does not take for one is a reply to an upload without what it asked for.
                 if error.code == 200 or _DAMAGED in str(error):
                     raise _Broken(one_line(error)) from error
+                if _may_pass(what, told := answer(error)):
+                    raise _Broken(f"the store answers: {told}") from error
                 raise
             except (RequestsConnectionError, GoogleAuthError) as error:
                 if _UNTRUSTED in str(error):
                     told = one_line(error).partition(_UNTRUSTED)[2].strip(" ]()'\"")
                     raise CallerError(f"{place}: {_NOT_TRUSTED} ({told[:200]})") from None
+                if _TURNED_AWAY.search(words := cause(error)):
+                    raise CallerError(f"{place}: {words}") from None
                 if isinstance(error, GoogleAuthError) and _passes(error):
-                    raise _Broken(f"no token could be had: {one_line(error)}") from error
+                    raise _Broken(f"no token could be had: {library_words(error)}") from error
                 raise
 
-        began, told = time.monotonic(), threading.Event()
+        began, has_told = time.monotonic(), threading.Event()
 
         def tell(error: Exception) -> None:
-            if time.monotonic() - began > SILENT and not told.is_set():
-                told.set()
-                _log.warning(
-                    "%s: cannot be reached yet, for up to %.0f s more: %s", place, self.patience, type(error).__name__
-                )
+            if time.monotonic() - began > SILENT and not has_told.is_set():
+                has_told.set()
+                _log.warning("%s: cannot %s it yet, for up to %.0f s more: %s", place, what, self.patience, _why(error))
 
         try:
             retry = DEFAULT_RETRY.with_delay(0.2, 8.0, 2.0).with_timeout(self.patience)
             return retry(checked, on_error=tell)()
-        except api.PreconditionFailed:
-            raise Changed(f"{place}: was replaced by another process while this one relied on it") from None
-        except api.NotFound as error:
-            # To list or to write needs nothing but the bucket; not every store says that it is the bucket that is missing.
-            if what in ("list", "write") or "bucket does not exist" in str(error):
-                raise CallerError(
-                    f"{place}: there is no bucket {self._bucket.name}; create it, or mend the URI"
-                ) from None
-            raise FileNotFoundError(place) from None
-        except api.Forbidden as error:
-            raise CallerError(
-                f"{place}: this account may not {what} here: it needs {_PERMISSIONS[what]} on bucket {self._bucket.name}"
-                f" ({one_line(error)[:200]})"
-            ) from None
-        except (api.Unauthorized, GoogleAuthError) as error:
-            raise CallerError(f"{place}: no valid credentials: {_LOG_IN} ({one_line(error)[:200]})") from None
+        except GoogleAuthError as error:
+            raise CallerError(f"{place}: no valid credentials: {library_words(error)}") from None
         except api.RetryError as error:
+            answered = isinstance(error.cause, (api.GoogleAPICallError, _Broken))
+            could_not = what if answered else f"be reached to {what}"
             raise Unavailable(
-                f"{place}: could not be reached to {what} it for {self.patience:.0f} s: {_reason(error.cause or error)}"
+                f"{place}: could not {could_not} it for {self.patience:.0f} s: {_why(error.cause or error)}"
             ) from error
         except api.GoogleAPICallError as error:
-            raise RunError(f"{place}: could not {what} it: {one_line(error)[:300]}") from error
+            raise self._refusal(what, place, answer(error)) from None
+        except (RequestException, HTTPError) as error:  # an address or a proxy's that is none, redirects without end
+            raise CallerError(f"{place}: cannot be asked for: {cause(error)}") from None
+
+    def _refusal(self, what: str, place: str, told: Answer) -> Exception:
+        """What to raise for an answer that says that asking again is of no use."""
+        if not told.by_store:
+            through = f", through the proxy {proxy}," if (proxy := _proxy(told.server)) else ""
+            return CallerError(f"{place}: what answers at {told.server}{through} is no store: {told}")
+        if told.status == 412 and told.reason in _NOT_AS_EXPECTED:
+            return Changed(f"{place}: was replaced by another process while this one relied on it")
+        if told.status == 404:
+            # To list or to write needs nothing but the bucket; not every store says that it is the bucket that is missing.
+            if "bucket does not exist" in told.words or (what in ("list", "write") and not told.words):
+                return CallerError(f"{place}: there is no bucket {self._bucket_name}; create it, or mend the URI")
+            if what in ("read", "delete"):
+                return _NotThere(place)
+        if told.status == 401:
+            return CallerError(f"{place}: no valid credentials: {told}; {_LOG_IN}")
+        if told.wants_payer:
+            return CallerError(f"{place}: {told}; let {PAYER} name the project that pays")
+        if told.status == 403 and told.of_permission:
+            needed = f"it needs {_PERMISSIONS[what]} on bucket {self._bucket_name}"
+            return CallerError(f"{place}: this account may not {what} here: {needed} ({told.words})")
+        if told.status in _PERSISTENT:
+            return CallerError(f"{place}: the store refuses to {what} it: {told}")
+        return RunError(f"{place}: could not {what} it: {told}")
 
 
 class _Sink:
@@ -355,9 +425,13 @@ class _Sink:
 
 
 _LOG_IN = "run `gcloud auth application-default login`, or let GOOGLE_APPLICATION_CREDENTIALS name a key file"
-_OR_STAND_IN = "or for `make bucket` set STORAGE_EMULATOR_HOST as it has printed"
 _DAMAGED = "match calculated CRC32C"
 """What is told of an upload that has come with other bytes than were sent."""
+_NOT_AS_EXPECTED = ("", "conditionNotMet", "PreconditionFailed")
+"""What is told of an object that is not of the generation that was expected; other reasons are of other conditions."""
+_PERSISTENT = (400, 403, 405, 411, 413, 414, 431, 451)
+_TURNED_AWAY = re.compile(r"Tunnel connection failed: 4\d\d")
+"""What is told of a proxy that refuses, for good."""
 _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 _NOT_TRUSTED = "its TLS certificate is not trusted here; let REQUESTS_CA_BUNDLE name a file with that of who signed it"
 _PERMISSIONS = {
@@ -368,12 +442,36 @@ _PERMISSIONS = {
 }
 
 
-def _reason(error: Exception) -> str:
-    """Why a request failed: of a connection's faults, which are told many times over, the innermost."""
+def _why(error: Exception) -> str:
+    """What has gone wrong for so long."""
+    from google.api_core.exceptions import GoogleAPICallError
+
+    if isinstance(error, GoogleAPICallError):
+        return f"the store answers: {answer(error)}"
+    if isinstance(error, _Broken):
+        return readable(error)
     emulator = os.environ.get("STORAGE_EMULATOR_HOST")
-    if found := re.search(r"\[Errno -?\d+\] ([^'\")\]]+)", str(error)):
-        return f"{found[1]} by {emulator}; does `make bucket` still run?" if emulator else found[1]
-    return one_line(error)[:300]
+    if emulator and is_refused(error):
+        return f"Connection refused by {emulator}; does `make bucket` still run?"
+    return cause(error)
+
+
+def _may_pass(what: str, told: Answer) -> bool:
+    """Whether asking again may help, beside the answers that Google's library takes to pass."""
+    if told.status == 403:
+        return told.reason in ("rateLimitExceeded", "userRateLimitExceeded")
+    # An upload in parts may be lost in the store, and is then begun anew.
+    lost = what == "write" and told.by_store and told.words != "" and "bucket does not exist" not in told.words
+    return lost and told.status in (404, 410)
+
+
+def _proxy(server: str) -> str:
+    """The proxy that may itself answer requests to a server, as HOST:PORT; empty where there is none."""
+    from requests.utils import get_environ_proxies, select_proxy
+
+    if not server.startswith("http://"):
+        return ""  # with HTTPS it only passes on what it cannot read
+    return urlsplit(select_proxy(server, get_environ_proxies(server)) or "").netloc.rpartition("@")[2]
 
 
 def _passes(error: "GoogleAuthError") -> bool:
@@ -393,14 +491,23 @@ def _client(emulator: str | None) -> "storage.Client":
     """The client of this process, which all threads share; it finds the emulator in the environment by itself."""
     from google.cloud import storage
 
-    if emulator and not emulator.startswith(("http://", "https://")):
+    if emulator and not _is_address(emulator):
         raise CallerError(f"STORAGE_EMULATOR_HOST={emulator}: is no address of the form http://HOST:PORT")
     # Else the client looks the bucket up in a thread of its own, for a tracing that nobody has asked for.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "1")
     client = storage.Client(project=None)
     for scheme in ("http://", "https://"):
         client._http.mount(scheme, _adapter())
+    client._http.hooks["response"].append(_CLOCK.note)
     return client
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _adapter() -> "HTTPAdapter":
@@ -432,8 +539,3 @@ def _stream(raw: "HTTPResponse", amt: int = _BLOCK, decode_content: bool | None 
         if time.monotonic() > began + TIMEOUT[1] + size / SLOWEST:
             raise _Broken(f"the transfer is slower than {SLOWEST} bytes a second")
         yield block
-
-
-def _stat(blob: "storage.Blob") -> Stat:
-    checksum = base64.b64decode(blob.crc32c).hex() if blob.crc32c else ""
-    return Stat(blob.size, checksum, blob.generation or 0)

@@ -10,6 +10,7 @@ from typing import Any
 from catdog.errors import FinalError, Stopped
 from catdog.runs.folder import METRICS, Position
 from catdog.runs.metrics_file import Line, kept_lines
+from catdog.training.devices import devices, why_no_gpu
 from catdog.training.log import MetricsLog
 from catdog.training.running_metrics import RunningMetrics
 from catdog.training.schedule import Span, span_after
@@ -43,8 +44,8 @@ class Progress:
         self.window = RunningMetrics(self._recipe.data.global_batch, position.window)
         total = self._plan[-1].stop
         self._screen = Screen(total, position.step, shown=start.group.chief)
-        replicas = start.strategy.num_replicas_in_sync
-        self._screen.say(f"{total} steps, replicas: {replicas}, precision: {self._recipe.run.precision}")
+        if start.group.chief:
+            self._tell_devices(total)
         if start.newest is not None:
             self._screen.say(f"going on from step {start.newest} of {total}")
 
@@ -114,6 +115,13 @@ class Progress:
     def close(self) -> None:
         self._screen.close()
         self._log.close()
+
+    def _tell_devices(self, total: int) -> None:
+        replicas, workers = self._start.strategy.num_replicas_in_sync, self._start.group.workers
+        on = f"{'' if workers == 1 else f'{workers} workers, the first with '}{devices(replicas // workers)}"
+        self._screen.say(f"{total} steps on {on}, replicas: {replicas}, precision: {self._recipe.run.precision}")
+        if told := why_no_gpu(self._recipe.run.strategy):
+            self._screen.say(told)
 
     def _save(self) -> None:
         if self._start.lease:

@@ -143,6 +143,7 @@ def _begin(
     recipe = _settle_precision(recipe, before)
     if newest is not None:
         _refuse_another_run(recipe, before, checkpoints.position(newest), manifest, run)
+    run.require_writable()  # else what may be created and not replaced is told only when a checkpoint is to go
     lease.require()
     run.write(RECIPE, to_toml(recipe).encode())
     checkpoints.sweep()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from catdog.errors import CallerError, RunError
+from catdog.errors import CallerError, RunError, one_line
 from catdog.recipe import check_strategy
 from catdog.training.signals import StopRequest
 from catdog.training.strategy import allow_memory_growth, make_strategy
@@ -82,8 +82,8 @@ def together(worker: int, workers: int) -> Iterator[None]:
         if workers == 1:
             raise
         raise RunError(
-            f"worker {worker} of {workers}: another one has ended, or cannot be reached; started again on all of them"
-            " the run goes on from what is committed"
+            f"worker {worker} of {workers}: another one has ended, or cannot be reached ({one_line(error)[:200]}); started"
+            " again on all of them the run goes on from what is committed"
         ) from error
 
 

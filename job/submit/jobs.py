@@ -15,6 +15,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus
 
 from catdog.errors import DONE, FAILED, CallerError, RunError, one_line, signalled
+from catdog.storage.causes import cause, readable
 from job.ray_private import names
 from job.ray_private.client import Client
 
@@ -43,14 +44,15 @@ class Jobs:
             raise CallerError(f"{address}: {_unauthorized(error)}") from None
         except RuntimeError as error:
             if names.TOO_OLD not in str(error):
-                raise CallerError(f"{address}: no Ray dashboard answers there") from None
+                raise CallerError(f"{address}: no Ray dashboard answers there ({readable(error)})") from None
             raise CallerError(f"{address}: {one_line(error)}") from None
-        except (ConnectionError, requests.Timeout):
+        except (ConnectionError, requests.Timeout) as error:
             raise CallerError(
-                f"{address}: nothing answers there: is the cluster up, and is this its dashboard's address?"
+                f"{address}: nothing answers there: {cause(error.__context__ or error)}; it must be the dashboard's"
+                " address of a cluster that is up"
             ) from None
-        except Exception:  # what Ray's client makes of an answer that is none of Ray's
-            raise CallerError(f"{address}: what answers there is no Ray dashboard") from None
+        except Exception as error:  # what Ray's client makes of an answer that is none of Ray's
+            raise CallerError(f"{address}: what answers there is no Ray dashboard ({readable(error)})") from None
 
     def submit(self, entrypoint: str, working_dir: Path, env: dict[str, str], run: str) -> str:
         """Send a job; its id."""
@@ -118,8 +120,8 @@ class Jobs:
             if status[1].startswith("5"):
                 raise Unreachable(f"{self.address}: the cluster is in trouble: {why}") from None
             raise CallerError(f"{self.address}: the cluster refuses: {why}") from None
-        except (requests.RequestException, ConnectionError, aiohttp.ClientError, TimeoutError):
-            raise Unreachable(f"{self.address}: the cluster does not answer") from None
+        except (requests.RequestException, ConnectionError, aiohttp.ClientError, TimeoutError) as error:
+            raise Unreachable(f"{self.address}: the cluster does not answer: {cause(error)}") from None
 
     def _unknown(self, job_id: str) -> str:
         return f"{job_id}: there is no such job at {self.address}; `python -m job.submit status` lists all"
@@ -162,4 +164,4 @@ def _unauthorized(error: AuthenticationError) -> str:
     source = os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")
     if text.startswith(names.TOKEN_REFUSED):
         return f"the cluster refuses the token {'RAY_AUTH_TOKEN' if 'RAY_AUTH_TOKEN' in os.environ else f'in {source}'}"
-    return f"the file that RAY_AUTH_TOKEN_PATH names, {source}, holds no token or cannot be read"
+    return f"the file that RAY_AUTH_TOKEN_PATH names, {source}: {readable(text)}"

@@ -271,10 +271,20 @@ def test_past_its_patience_a_run_stops_with_all_that_was_committed_and_goes_on_l
 
 
 def test_a_bucket_that_may_not_be_written_is_told_before_the_first_step(store: FakeStore, recipe: Recipe) -> None:
-    store.faults.add(Fault("upload", "status", code=403, times=None))
+    words = "me@project does not have storage.objects.create access."
+    store.faults.add(Fault("upload", "status", code=403, message=words, times=None))
     with pytest.raises(CallerError, match=r"may not write here: it needs storage\.objects\.create"):
         train(recipe)
     assert not any("checkpoints" in name for name in store.names("bucket"))
+
+
+def test_a_bucket_that_keeps_what_is_written_is_told_before_the_first_step(store: FakeStore, recipe: Recipe) -> None:
+    words = "Object 'bucket/x' is subject to bucket's retention policy"
+    kept = Fault("upload", "status", code=403, message=words, reason="retentionPolicyNotMet", times=None)
+    store.faults.add(Fault("upload", "none", times=2), kept)
+    with pytest.raises(CallerError, match="is subject to bucket's retention policy"):
+        train(recipe)
+    assert not any("checkpoints" in name or name.endswith("recipe.toml") for name in store.names("bucket"))
 
 
 def test_a_shard_that_is_replaced_under_a_run_is_an_error_that_says_so(

@@ -82,7 +82,8 @@ class Fault:
     """What goes wrong (`what`), and with which requests.
 
     none        Nothing does: these requests pass, whatever the faults that were added later have in store.
-    status      Nothing is done; the answer is status `code`, perhaps with a Retry-After, and Google's JSON body.
+    status      Nothing is done; the answer is status `code`, perhaps with a Retry-After, and Google's JSON body with
+                `message` and `reason`; or with `content` in its place, as of a proxy or another server.
     reset       The headers and `at` bytes are sent, then RST. An upload or a delete is reset before it is done.
     stall       The headers and `at` bytes are sent, then nothing for `seconds`, then the connection is closed.
     trickle     One byte at a time, `seconds` apart: no read ever times out, and yet the end does not come.
@@ -110,6 +111,8 @@ class Fault:
     code: int = 503
     retry_after: int | None = None
     content: bytes = b""
+    message: str = ""  # "" for one that only tells the code
+    reason: str = ""  # "" for Google's most general one of that code
 
     def matches(self, request: Request) -> bool:
         in_range = self.only_ranges is None or self.only_ranges == request.resumes
@@ -163,7 +166,7 @@ def _json(value: dict[str, Any], status: int = 200, **headers: str) -> _Reply:
     return _Reply(status, json.dumps(value).encode(), {"Content-Type": "application/json", **headers})
 
 
-def _error(status: int, message: str, **headers: str) -> _Reply:
+def _error(status: int, message: str, reason: str = "", **headers: str) -> _Reply:
     """An error in Google's form."""
     reasons = {
         400: "invalid",
@@ -173,7 +176,7 @@ def _error(status: int, message: str, **headers: str) -> _Reply:
         412: "conditionNotMet",
         429: "rateLimitExceeded",
     }
-    errors = [{"message": message, "domain": "global", "reason": reasons.get(status, "backendError")}]
+    errors = [{"message": message, "domain": "global", "reason": reason or reasons.get(status, "backendError")}]
     return _json({"error": {"code": status, "message": message, "errors": errors}}, status, **headers)
 
 
@@ -188,6 +191,7 @@ class _Object:
     content: bytes
     generation: str
     updated: str
+    encoding: str = ""  # the Content-Encoding that it was stored with
 
     @functools.cached_property
     def hashes(self) -> dict[str, str]:
@@ -195,6 +199,7 @@ class _Object:
         return {"crc32c": _crc32c(self.content), "md5": md5}
 
     def metadata(self, host: str) -> dict[str, str]:
+        encoding = {"contentEncoding": self.encoding} if self.encoding else {}
         url = f"{host}/download/storage/v1/b/{self.bucket}/o/{quote(self.name, safe='')}"
         return {
             "bucket": self.bucket,
@@ -205,6 +210,7 @@ class _Object:
             "size": str(len(self.content)),
             "crc32c": self.hashes["crc32c"],
             "md5Hash": self.hashes["md5"],
+            **encoding,
         }
 
     def media(self, wanted: str) -> _Reply:
@@ -215,6 +221,7 @@ class _Object:
             "x-goog-hash": ",".join(f"{kind}={digest}" for kind, digest in self.hashes.items()),
             "x-goog-generation": self.generation,
             "x-goog-stored-content-length": str(size),
+            **({"Content-Encoding": self.encoding} if self.encoding else {}),
         }
         found = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted)
         if found is None:
@@ -232,6 +239,8 @@ class _Objects:
 
     def __init__(self, buckets: Sequence[str], page_size: int) -> None:
         self.host = ""  # known once there is a port
+        self.requester_pays = False  # whether each request must name the project that pays for it
+        self.ahead = 0.0  # seconds that the store's clock is ahead of the tests'
         self._page_size = page_size
         self._lock = threading.RLock()
         self._buckets: dict[str, dict[str, _Object]] = {bucket: {} for bucket in buckets}
@@ -240,12 +249,13 @@ class _Objects:
         ] = {}  # resumable ones: what has arrived, or the reply to the last of it
         self._generations = itertools.count(1_700_000_000_000_000)  # as long as Google's
 
-    def put(self, bucket: str, name: str, content: bytes) -> int:
+    def put(self, bucket: str, name: str, content: bytes, encoding: str = "") -> int:
         """Store an object, whatever is there; returns its generation."""
         with self._lock:
-            updated = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            now = datetime.fromtimestamp(time.time() + self.ahead, UTC)
+            updated = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
             generation = next(self._generations)
-            self._buckets[bucket][name] = _Object(bucket, name, content, str(generation), updated)
+            self._buckets[bucket][name] = _Object(bucket, name, content, str(generation), updated, encoding)
             return generation
 
     def get(self, bucket: str, name: str) -> bytes:
@@ -267,6 +277,8 @@ class _Objects:
             objects = self._buckets.get(request.bucket)
             if objects is None:
                 return _error(404, "The specified bucket does not exist.")
+            if self.requester_pays and not request.query.get("userProject"):
+                return _error(400, "Bucket is a requester pays bucket but no user project provided.", "required")
             if request.kind == "bucket":
                 return _json({"id": request.bucket, "name": request.bucket})
             if request.kind == "list":
@@ -493,7 +505,9 @@ class _Handler(BaseHTTPRequestHandler):
             store.put(request.bucket, request.name, fault.content)
         if fault.what == "status":
             after = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-            reply = _error(fault.code, f"Status {fault.code}, as scripted.", **after)
+            reply = _error(fault.code, fault.message or f"Status {fault.code}, as scripted.", fault.reason, **after)
+            if fault.content:
+                reply = _Reply(fault.code, fault.content, after)
         else:
             reply = store._answer(request, content)
         if fault.what == "lost_reply":
@@ -560,6 +574,9 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(0.001)
         _reset_on_close(self.connection)
         raise ConnectionResetError
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string(time.time() + self.server.store.ahead)
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: `FakeStore.requests` is the log."""

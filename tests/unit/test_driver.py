@@ -21,10 +21,17 @@ def test_a_mistake_in_the_recipe_is_told_before_what_it_did_to_the_others() -> N
 
 
 def test_a_death_is_told_before_what_it_did_to_the_others() -> None:
-    deaths = (ray.exceptions.ActorDiedError(), WorkerHealthCheckFailedError("a check failed", OSError()))
-    for death in deaths:
+    deaths = (
+        (ray.exceptions.ActorDiedError(), "The actor died unexpectedly before finishing this task."),
+        (
+            ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory."),
+            "Task was killed due",
+        ),
+        (WorkerHealthCheckFailedError("a check failed", OSError("no answer")), "no answer"),
+    )
+    for death, words in deaths:
         error = of({0: LOST, 1: death})
-        assert type(error) is RunError and str(error) == "worker 1 has died, or its host"
+        assert type(error) is RunError and str(error).startswith(f"worker 1 has died, or its host: {words}")
     assert of({0: LOST}) is LOST
 
 

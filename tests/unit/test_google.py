@@ -1,11 +1,17 @@
 """A bucket in Google Cloud Storage, through the real client, against a store that misbehaves when it is told to."""
 
+import gzip
+import http.server
+import json
 import os
 import pickle
+import re
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,7 +114,7 @@ def test_answers_that_come_compressed_are_read(store: FakeStore, bucket: Bucket)
         bucket.read("y")
     store.faults.add(Fault("metadata", "flip", at=30), Fault("download", "status", code=403))
     assert bucket.stat("x") == stat
-    with pytest.raises(CallerError, match="Status 403, as scripted"):
+    with pytest.raises(CallerError, match="refuses to read it: Status 403, as scripted"):
         bucket.read("x")
 
 
@@ -353,12 +359,140 @@ def test_a_missing_permission_is_told_at_once_with_what_is_needed(
     store: FakeStore, bucket: Bucket, kind, needed: str, ask
 ) -> None:
     put(store, "x")
-    store.faults.add(Fault(kind, "status", code=403, times=None))
+    words = f"me@project does not have {needed} access to the Google Cloud Storage object."
+    store.faults.add(Fault(kind, "status", code=403, message=words, times=None))
     began = time.monotonic()
-    with pytest.raises(CallerError, match=rf"{needed}.* on bucket bucket") as caught:
+    with pytest.raises(
+        CallerError, match=rf"may not \w+ here: it needs .*{needed}.* on bucket bucket \({words}"
+    ) as caught:
         ask(bucket)
     assert time.monotonic() - began < within(1)
     assert "\n" not in str(caught.value)
+
+
+REFUSALS = [
+    (403, "retentionPolicyNotMet", "Object 'bucket/permission/x' is subject to bucket's retention policy"),
+    (403, "objectUnderActiveHold", "Object 'bucket/x' is under active Event-Based hold and cannot be overwritten"),
+    (403, "forbidden", "Permission denied on Cloud KMS key. Please ensure that your service account may use this key."),
+    (403, "accountDisabled", "The billing account for the owning project is disabled in state absent"),
+    (403, "forbidden", "Request is prohibited by organization's policy. vpcServiceControlsUniqueIdentifier: abc"),
+    (403, "forbidden", "me@project does not have serviceusage.services.use access to the Google Cloud project."),
+    (403, "insufficientPermissions", "Request had insufficient authentication scopes."),
+    (400, "invalid", "Invalid bucket name: 'bucket'"),
+    (412, "orgPolicyConstraintFailed", "'us' violates constraint 'constraints/gcp.resourceLocations'"),
+    (409, "conflict", "The bucket is locked by another operation."),
+    (404, "notFound", "The encryption key 'k' was not found."),
+]
+"""What Google's store refuses a write with, for other reasons than a missing right to the bucket's objects."""
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "words"), REFUSALS, ids=[f"{code}-{words[:20]}" for code, _, words in REFUSALS]
+)
+def test_a_refusal_is_told_in_the_stores_own_words_without_another_cause(
+    store: FakeStore, code: int, reason: str, words: str
+) -> None:
+    store.faults.add(Fault("upload", "status", code=code, reason=reason, message=words, times=None))
+    with pytest.raises((CallerError, RunError)) as caught:
+        open_bucket("gs://bucket/a/prefix", patience=1).write("x", b"")
+    told = str(caught.value)
+    assert told.startswith("gs://bucket/a/prefix/x: ") and f"{words} ({reason}, HTTP status {code})" in told
+    assert not any(guess in told for guess in ("roles/", "may not", "no bucket", "another process", "make bucket"))
+
+
+def test_a_request_whose_clock_is_off_is_told_in_the_stores_own_words(store: FakeStore, bucket: Bucket) -> None:
+    page = (
+        b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>RequestTimeTooSkewed</Code><Message>The difference"
+        b" between the request time and the current time is too large.</Message></Error>"
+    )
+    store.faults.add(Fault("upload", "status", code=403, content=page, times=None))
+    with pytest.raises(
+        CallerError, match=r"refuses to write it: The difference .* large\. \(RequestTimeTooSkewed, HTTP"
+    ):
+        bucket.write("x", b"")
+
+
+def test_what_may_be_created_but_not_replaced_or_deleted_cannot_be_written(store: FakeStore, bucket: Bucket) -> None:
+    bucket.require_writable()
+    assert store.names("bucket") == []
+    for kind, after in (("upload", 1), ("delete", 0)):
+        words = "Object 'bucket/x' is subject to bucket's retention policy"
+        store.faults.add(Fault(kind, "status", code=403, message=words, reason="retentionPolicyNotMet", after=after))
+        with pytest.raises(CallerError, match="is subject to bucket's retention policy"):
+            bucket.require_writable()
+        assert store.faults.left == []
+        store.faults.clear()
+
+
+def test_a_rate_that_is_exceeded_passes_with_whatever_status_it_is_told(store: FakeStore, bucket: Bucket) -> None:
+    store.faults.add(Fault("upload", "status", code=403, reason="rateLimitExceeded", times=2))
+    bucket.write("x", CONTENT)
+    assert store.get("bucket", "a/prefix/x") == CONTENT
+
+
+def test_faults_that_last_are_told_as_the_stores_answers(store: FakeStore) -> None:
+    store.faults.add(Fault("upload", "status", code=429, message="The rate of changes is exceeded.", times=None))
+    with pytest.raises(
+        Unavailable, match=r"x: could not write it for 1 s: the store answers: The rate .*HTTP status 429"
+    ):
+        open_bucket("gs://bucket/a/prefix", patience=1).write("x", b"")
+
+
+def test_an_upload_in_parts_that_the_store_has_lost_is_begun_anew(store: FakeStore, bucket: Bucket) -> None:
+    store.faults.add(Fault("upload", "status", code=410, message="The upload session is gone.", after=1))
+    content = bytes(9_000_000)
+    bucket.write("x", content)
+    assert store.get("bucket", "a/prefix/x") == content
+
+
+@pytest.mark.parametrize("ask", [lambda b: b.list(), lambda b: b.find("x"), lambda b: b.write("x", b"")])
+@pytest.mark.parametrize("code", [403, 404, 412])
+def test_the_page_of_another_server_is_no_refusal_of_the_store_and_no_missing_object(
+    store: FakeStore, bucket: Bucket, ask, code: int
+) -> None:
+    page = b"<!DOCTYPE html><html><head><style>b{}</style></head><body><b>Access Denied</b> by the proxy</body></html>"
+    for kind in ("list", "metadata", "upload"):
+        store.faults.add(Fault(kind, "status", code=code, content=page, times=None))
+    with pytest.raises(CallerError) as caught:
+        ask(bucket)
+    told = f"what answers at {store.host} is no store: Access Denied by the proxy (HTTP status {code})"
+    assert told in str(caught.value)
+
+
+def test_a_bucket_whose_reader_pays_wants_a_project_and_gets_the_one_of_the_environment(
+    store: FakeStore, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "x")
+    store.requester_pays = True
+    for ask in (lambda: bucket.list(), lambda: bucket.read("x"), lambda: bucket.write("x", b"")):
+        with pytest.raises(
+            CallerError, match=r"requester pays bucket.*let GOOGLE_CLOUD_QUOTA_PROJECT name the project"
+        ):
+            ask()
+    monkeypatch.setenv("GOOGLE_CLOUD_QUOTA_PROJECT", "mine")
+    before = len(store.requests)
+    bucket.require_writable()
+    bucket.write("y", bytes(9_000_000))  # in parts
+    assert bucket.list() == ["x", "y"] and fetched(bucket, "x", tmp_path / "x") == CONTENT
+    assert {request.query["userProject"] for request in store.requests[before:]} == {"mine"}
+
+
+@pytest.mark.parametrize("ask", [lambda b: b.read("x"), lambda b: b.stats(["x", "y"])])
+def test_an_object_that_is_stored_compressed_is_refused_with_what_to_do(store: FakeStore, bucket: Bucket, ask) -> None:
+    store.put("bucket", "a/prefix/x", gzip.compress(CONTENT), "gzip")
+    put(store, "y")
+    with pytest.raises(CallerError, match=r"a/prefix/x: is stored with Content-Encoding: gzip.*upload the file again"):
+        ask(bucket)
+    assert bucket.list() == ["x", "y"] and bucket.read("y") == CONTENT
+
+
+def test_the_stores_own_clock_is_told_by_its_answers(store: FakeStore, bucket: Bucket) -> None:
+    store.ahead = 3600
+    bucket.write("x", b"")
+    assert abs(bucket.now() - bucket.times()["x"]) < 5
+    store.ahead = 0
+    bucket.list()
+    assert abs(bucket.now() - time.time()) < 5
 
 
 @pytest.mark.parametrize("kind", ["metadata", "download"])
@@ -410,8 +544,11 @@ def test_a_token_that_cannot_be_had_for_a_moment_is_waited_for(
 def test_a_token_that_is_refused_is_told_at_once(
     store: FakeStore, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    errors = fail_first(monkeypatch, store, RefreshError("invalid_grant", {}), 2)
-    with pytest.raises(CallerError, match=r"x: no valid credentials.*invalid_grant"):
+    refusal = RefreshError("invalid_grant: Token has been expired or revoked.", {"error": "invalid_grant"})
+    errors = fail_first(monkeypatch, store, refusal, 2)
+    with pytest.raises(
+        CallerError, match=r"x: no valid credentials: invalid_grant: Token has been expired or revoked$"
+    ):
         bucket.read("x")
     assert len(errors) == 1
 
@@ -427,10 +564,102 @@ def test_a_certificate_that_is_not_trusted_is_told_at_once(
     assert len(errors) == 1
 
 
-def test_an_emulator_without_a_scheme_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "localhost:9023")
-    with pytest.raises(CallerError, match=r"STORAGE_EMULATOR_HOST=localhost:9023: .*http://HOST:PORT"):
+@pytest.mark.parametrize("address", ["localhost:9023", "http://", "http://[::1", "http://x:99999"])
+def test_an_emulators_address_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+    with pytest.raises(CallerError) as caught:
         open_bucket("gs://bucket/x").list()
+    assert f"STORAGE_EMULATOR_HOST={address}: is no address of the form http://HOST:PORT" in str(caught.value)
+
+
+def nobody_listens() -> str:
+    """An address on this machine where nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def without_bucket(monkeypatch: pytest.MonkeyPatch, emulator: str) -> str:
+    """What is told of a store that cannot be had at an address."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
+    with pytest.raises((CallerError, RunError)) as caught:
+        open_bucket("gs://bucket/x", patience=0.5).list()
+    return str(caught.value)
+
+
+def test_only_a_connection_that_is_refused_where_the_emulator_should_be_is_told_as_its_being_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    emulator = f"http://{nobody_listens()}"
+    told = without_bucket(monkeypatch, emulator)
+    assert told.endswith(f"Connection refused by {emulator}; does `make bucket` still run?")
+
+
+def test_a_host_that_has_no_address_is_named_with_the_systems_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = without_bucket(monkeypatch, "http://nowhere.invalid:80")
+    assert "nowhere.invalid:80: " in told and "make bucket" not in told
+    assert re.search("not known|resolution|No address", told)
+
+
+def test_what_speaks_no_tls_is_told_so(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = without_bucket(monkeypatch, store.host.replace("http", "https"))
+    assert "SSL" in told and "make bucket" not in told
+
+
+class _Proxy(http.server.BaseHTTPRequestHandler):
+    """One that lets nobody through."""
+
+    status, page = 403, b"<html><body>Not without a name</body></html>"
+
+    def refuse(self) -> None:
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.page)))
+        self.end_headers()
+        self.wfile.write(self.page)
+
+    do_CONNECT = do_GET = do_POST = refuse
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """HOST:PORT of a proxy that lets nobody through, and that all requests are to go through."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Proxy) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        place = f"127.0.0.1:{server.server_port}"
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, f"http://me:secret@{place}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        yield place
+        server.shutdown()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_refuses_is_named_without_its_password_and_told_in_its_own_words(
+    monkeypatch: pytest.MonkeyPatch, proxy: str, scheme: str
+) -> None:
+    for status, phrase in ((403, "Forbidden"), (407, "Proxy Authentication Required")):
+        monkeypatch.setattr(_Proxy, "status", status)
+        began = time.monotonic()
+        told = without_bucket(monkeypatch, f"{scheme}://store.example:9023")
+        assert time.monotonic() - began < 0.5
+        if scheme == "https":
+            assert told.endswith(f"the proxy {proxy}: Tunnel connection failed: {status} {phrase}")
+        else:
+            assert f"through the proxy {proxy}, is no store: Not without a name (HTTP status {status})" in told
+        assert "make bucket" not in told and "secret" not in told and "roles/" not in told
+
+
+def test_a_proxy_that_is_not_there_is_told_as_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = nobody_listens()
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, f"http://{place}")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert without_bucket(monkeypatch, "http://127.0.0.1:9023").endswith(f"the proxy {place}: Connection refused")
 
 
 @pytest.mark.parametrize("ask", [lambda b: b.read("x"), lambda b: b.list(), lambda b: b.write("x", b"")])
@@ -555,9 +784,7 @@ def test_bytes_that_stay_wrong_on_their_way_into_the_store_end_with_the_name_and
     store: FakeStore,
 ) -> None:
     store.faults.add(Fault("upload", "flip_sent", times=None))
-    with pytest.raises(
-        Unavailable, match=rf"a/prefix/x: could not be reached to write it for {within(1):.0f} s: .*CRC32C"
-    ):
+    with pytest.raises(Unavailable, match=rf"a/prefix/x: could not write it for {within(1):.0f} s: .*CRC32C"):
         open_bucket("gs://bucket/a/prefix", patience=within(1)).write("x", CONTENT)
     assert store.names("bucket") == []
 
@@ -660,6 +887,36 @@ def test_without_credentials_one_line_tells_how_to_get_them(monkeypatch: pytest.
     with pytest.raises(CallerError, match="gcloud auth application-default login") as caught:
         open_bucket("gs://bucket/x").list()
     assert "\n" not in str(caught.value)
+
+
+KEY = {"type": "service_account", "client_email": "a@b", "token_uri": "https://token", "private_key": "no key"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "is not a valid json file"),
+        (b"\xff\xfe\x00", "is not a valid json file"),
+        (b"[]", "'list' object has no attribute"),
+        (b"[" * 100_000, "recursion"),
+        (b'{"type": "none of them"}', "Type is none of them"),
+        (b'{"type": "authorized_user"}', "missing fields"),
+        (json.dumps(KEY).encode(), "Failed to load service account credentials|Unable to load PEM|key"),
+        (None, "Is a directory"),
+    ],
+)
+def test_a_key_file_that_is_none_is_told_in_the_words_of_who_read_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    file = tmp_path / "key.json"
+    file.mkdir() if content is None else file.write_bytes(content)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    with pytest.raises(CallerError) as caught:
+        open_bucket("gs://bucket/x").list()
+    told = str(caught.value)
+    assert told.startswith(f"gs://bucket/x: no Google credentials: GOOGLE_APPLICATION_CREDENTIALS={file}: ")
+    assert re.search(words, told) and "\n" not in told and "gcloud" not in told and "make bucket" not in told
 
 
 def test_an_object_without_a_known_checksum_is_not_taken(store: FakeStore, bucket: Bucket, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """Who may train a run: one process at a time, and the next one as soon as that is sure to have ended."""
 
 import contextlib
+import itertools
 import json
+import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,7 +16,7 @@ import pytest
 
 from catdog.errors import CallerError, RunError
 from catdog.runs import lease
-from catdog.runs.lease import LEASE, hold
+from catdog.runs.lease import LEASE, hold, in_training
 from catdog.storage import Bucket, Changed, Folder, Stat, Unavailable, open_bucket
 from tests.pace import within
 from tests.stand_ins.fake_store import FakeStore, Fault
@@ -98,6 +101,47 @@ def test_a_lease_from_another_machine_is_taken_once_it_has_run_out(run: Bucket) 
             assert time.monotonic() - began >= lease.SECONDS
             second.require()
         assert len(told) >= 1 and "elsewhere" in told[0]
+
+
+def test_a_lease_dated_ahead_of_the_clock_runs_out_all_the_same_and_the_clocks_are_told(folder: Bucket) -> None:
+    folder.write(LEASE, b'{"machine": "another", "host": "elsewhere", "pid": 7}')
+    os.utime(Path(folder.uri) / LEASE, (time.time() + 86400,) * 2)
+    told: list[str] = []
+    began = time.monotonic()
+    with hold(folder, told.append) as held:
+        held.require()
+    assert lease.SECONDS <= time.monotonic() - began < 10
+    assert len(told) == 1 and re.search(r"process 7 on elsewhere.*dated 86\d\d\d s ahead of the clock here", told[0])
+
+
+@pytest.mark.parametrize("ahead", [-86400.0, 86400.0])
+def test_a_lease_that_is_renewed_elsewhere_is_seen_whatever_the_clocks_say(folder: Bucket, ahead: float) -> None:
+    def date() -> None:
+        os.utime(Path(folder.uri) / LEASE, (time.time() + ahead,) * 2)
+
+    over = threading.Event()
+
+    def renew() -> None:
+        for number in itertools.count():
+            folder.write(
+                LEASE, json.dumps({"machine": "another", "host": "elsewhere", "pid": 7, "renewals": number}).encode()
+            )
+            date()
+            if over.wait(0.1):
+                return
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    try:
+        while not folder.exists(LEASE):
+            time.sleep(0.01)
+        assert in_training(folder, ignore)
+        with pytest.raises(CallerError, match="is being trained by process 7 on elsewhere"), hold(folder, ignore):
+            pass
+    finally:
+        over.set()
+        renewing.join()
+    assert not in_training(folder, ignore)
 
 
 def test_a_holder_that_was_taken_over_is_told_and_leaves_the_lease_alone(run: Bucket) -> None:

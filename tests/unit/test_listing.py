@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,6 +94,38 @@ def test_a_run_whose_lease_has_run_out_has_stopped(bucket: Bucket, monkeypatch: 
     with held_elsewhere(run):
         time.sleep(0.4)
         assert only(bucket).state == "stopped"
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_run_in_a_folder_whose_lease_is_dated_ahead_of_the_clock_is_told_by_its_renewals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: bool
+) -> None:
+    monkeypatch.setattr(lease, "SECONDS", 3.0)
+    run = open_bucket(str(tmp_path / "r"))
+    train(run, [(3, 3)])
+    with hold(run, ignore) if alive else held_elsewhere(run):
+        ahead = threading.Event()
+
+        def keep_ahead() -> None:
+            while not ahead.wait(0.01):
+                os.utime(tmp_path / "r" / LEASE, (time.time() + 86400,) * 2)
+
+        keeper = threading.Thread(target=keep_ahead)
+        keeper.start()
+        try:
+            assert only(open_bucket(str(tmp_path))).state == ("running" if alive else "stopped")
+        finally:
+            ahead.set()
+            keeper.join()
+
+
+def test_a_run_in_a_bucket_is_told_by_the_stores_clock_and_not_by_that_of_this_machine(store: FakeStore) -> None:
+    run = open_bucket("gs://bucket/a/r")
+    train(run, [(3, 3)])
+    for ahead in (-3600.0, 3600.0):
+        store.ahead = ahead
+        with held_elsewhere(run):
+            assert only(open_bucket("gs://bucket/a")).state == "running"
 
 
 def test_a_run_whose_process_was_killed_here_has_stopped_at_once(bucket: Bucket) -> None:
@@ -238,6 +271,7 @@ def test_a_bucket_that_is_not_there_is_a_mistake(store: FakeStore, capsys: pytes
     ("seconds", "text"),
     [
         (-5, "0 s"),
+        (-7300, "2 h ahead"),
         (59.9, "59 s"),
         (60, "1 min"),
         (3599, "59 min"),

@@ -1,4 +1,5 @@
 import csv
+import errno
 import io
 import json
 import os
@@ -26,6 +27,7 @@ from catdog.data.verify import verify
 from catdog.errors import CallerError, RunError
 from catdog.storage import Bucket, open_bucket
 from tests.pace import within
+from tests.stand_ins.fake_store import FakeStore, Fault
 
 CATS, DOGS = 24, 16
 
@@ -399,6 +401,28 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work_begins(photos: P
         prepare(f"folder:{photos}", open_bucket(str(tmp_path / "file")))
     with pytest.raises(CallerError, match="cannot be written"):
         prepare(f"folder:{photos}", open_bucket(str(tmp_path / "file/data")))
+
+
+@pytest.mark.parametrize(("kind", "after"), [("upload", 0), ("upload", 1), ("delete", 0)])
+def test_a_bucket_that_refuses_to_create_replace_or_delete_is_told_before_any_picture_is_looked_at(
+    store: FakeStore, kind, after: int
+) -> None:
+    words = "Object 'bucket/x' is subject to bucket's retention policy"
+    fault = Fault(kind, "status", code=403, reason="retentionPolicyNotMet", message=words, after=after, times=None)
+    store.faults.add(fault)
+    with pytest.raises(CallerError, match="is subject to bucket's retention policy"):
+        prepare("folder:/not/looked/at", open_bucket("gs://bucket/data"))
+
+
+def test_a_pool_whose_locks_have_no_room_is_told_with_the_place(
+    photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", full)
+    with pytest.raises(RunError, match="No space left on device: /dev/shm"):
+        prepare(f"folder:{photos}", bucket)
 
 
 def test_a_killed_process_of_the_pool_is_told_in_one_line(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -414,6 +414,17 @@ def test_a_folder_whose_training_was_killed_is_pulled_into(
     pull(source, folder, "last")
 
 
+def test_a_lease_dated_ahead_of_the_clock_does_not_keep_a_folder_from_being_pulled_into(
+    source: Bucket, folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lease, "SECONDS", 0.2)
+    begin(folder)
+    folder.write(LEASE, b'{"machine": "another", "host": "elsewhere", "pid": 7}')
+    os.utime(folder.local(LEASE), (time.time() + 86400,) * 2)
+    pull(source, folder, "last")
+    assert "process 7 on elsewhere may still be training this run" in capsys.readouterr().err
+
+
 def test_a_file_in_the_way_of_the_folder_is_told(source: Bucket, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(CallerError, match="file: cannot be written"):

@@ -83,8 +83,8 @@ class DiskCache:
                 _unlink(path)
 
     def is_growing(self, path: str) -> bool:
-        """Whether an entry on its way grew within the last second."""
-        return _modified(path + _PART) > time.time() - 1
+        """Whether an entry on its way grew within the last second; a time ahead of this clock is no sign of it."""
+        return abs(time.time() - _modified(path + _PART)) < 1
 
     def in_use(self) -> dict[str, int]:
         """The size of each entry that is held or on its way."""
