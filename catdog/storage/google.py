@@ -28,6 +28,7 @@ from catdog.storage.bucket import Bucket, Changed, Stat, Unavailable, crc32c, no
 from catdog.storage.causes import Answer, answer, cause, is_refused, library_words, readable
 
 if TYPE_CHECKING:
+    from google.api_core.exceptions import GoogleAPICallError
     from google.auth.exceptions import GoogleAuthError
     from google.cloud import storage
     from requests import Response
@@ -198,7 +199,7 @@ class GoogleBucket(Bucket):
             if emulator:
                 raise
             file = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-            words = f"{f'GOOGLE_APPLICATION_CREDENTIALS={file}: ' if file else ''}{library_words(error)}"
+            words = f"{'' if file is None else f'GOOGLE_APPLICATION_CREDENTIALS={file}: '}{library_words(error)}"
             advice = f"; {_LOG_IN}" if "not found" in words else ""
             raise CallerError(f"{self.uri}: no Google credentials: {words}{advice}") from None
         return client.bucket(self._bucket_name, user_project=os.environ.get(PAYER) or None)
@@ -345,8 +346,8 @@ class GoogleBucket(Bucket):
                 # A success that the client does not take for one is a reply to an upload without what it asked for.
                 if error.code == 200 or _DAMAGED in str(error):
                     raise _Broken(one_line(error)) from error
-                if _may_pass(what, told := answer(error)):
-                    raise _Broken(f"the store answers: {told}") from error
+                if _may_pass(error):
+                    raise _Broken(f"the store answers: {answer(error)}") from error
                 raise
             except (RequestsConnectionError, GoogleAuthError) as error:
                 if _UNTRUSTED in str(error):
@@ -456,13 +457,12 @@ def _why(error: Exception) -> str:
     return cause(error)
 
 
-def _may_pass(what: str, told: Answer) -> bool:
+def _may_pass(error: "GoogleAPICallError") -> bool:
     """Whether asking again may help, beside the answers that Google's library takes to pass."""
-    if told.status == 403:
-        return told.reason in ("rateLimitExceeded", "userRateLimitExceeded")
-    # An upload in parts may be lost in the store, and is then begun anew.
-    lost = what == "write" and told.by_store and told.words != "" and "bucket does not exist" not in told.words
-    return lost and told.status in (404, 410)
+    if error.code == 403:
+        return answer(error).reason in ("rateLimitExceeded", "userRateLimitExceeded")
+    # The store may lose an upload in parts, each of which is a PUT; it is then begun anew.
+    return error.code in (404, 410) and error.response is not None and error.response.request.method == "PUT"
 
 
 def _proxy(server: str) -> str:
