@@ -83,12 +83,15 @@ def parse_answer(text: str, status: int) -> tuple[str, str, bool]:
 
 def cause(error: BaseException) -> str:
     """What has come in the way of a request: the innermost error, with the proxy or the host that it was met at."""
+    from urllib3.exceptions import ProxyError
+
     chain = _chain(error)
     words, pool = _text(chain[-1]), _pool(chain)
     if pool is None:
         return words
     if proxy := getattr(pool, "proxy", None):
-        return f"the proxy {proxy.host}:{proxy.port}: {words}"
+        at = "the proxy" if any(isinstance(each, ProxyError) for each in chain) else "through the proxy"
+        return f"{at} {proxy.host}:{proxy.port}: {words}"
     return f"{pool.host}:{pool.port}: {words}"
 
 
