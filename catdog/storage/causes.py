@@ -101,6 +101,14 @@ def is_refused(error: BaseException) -> bool:
     return isinstance(chain[-1], ConnectionRefusedError) and getattr(_pool(chain), "proxy", None) is None
 
 
+def is_misaddressed(error: BaseException) -> bool:
+    """Whether an address is none, as that of a proxy in the environment, so that nothing was asked."""
+    from requests.exceptions import InvalidSchema, InvalidURL
+    from urllib3.exceptions import LocationValueError
+
+    return isinstance(_chain(error)[-1], (InvalidSchema, InvalidURL, LocationValueError))
+
+
 def library_words(error: BaseException) -> str:
     """What an error of Google's library says: its texts, and those of errors that it was made of."""
     if isinstance(error, OSError) and error.strerror:

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from catdog.errors import CallerError, RunError, one_line
 from catdog.storage.bucket import Bucket, Changed, Stat, Unavailable, crc32c, nobody
-from catdog.storage.causes import Answer, answer, cause, is_refused, library_words, readable
+from catdog.storage.causes import Answer, answer, cause, is_misaddressed, is_refused, library_words, readable
 
 if TYPE_CHECKING:
     from google.api_core.exceptions import GoogleAPICallError
@@ -199,7 +199,7 @@ class GoogleBucket(Bucket):
             if emulator:
                 raise
             file = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-            words = f"{'' if file is None else f'GOOGLE_APPLICATION_CREDENTIALS={file}: '}{library_words(error)}"
+            words = f"{f'GOOGLE_APPLICATION_CREDENTIALS={file}: ' if file else ''}{library_words(error)}"
             advice = f"; {_LOG_IN}" if "not found" in words else ""
             raise CallerError(f"{self.uri}: no Google credentials: {words}{advice}") from None
         return client.bucket(self._bucket_name, user_project=os.environ.get(PAYER) or None)
@@ -353,7 +353,7 @@ class GoogleBucket(Bucket):
                 if _UNTRUSTED in str(error):
                     told = one_line(error).partition(_UNTRUSTED)[2].strip(" ]()'\"")
                     raise CallerError(f"{place}: {_NOT_TRUSTED} ({told[:200]})") from None
-                if _TURNED_AWAY.search(words := cause(error)):
+                if _TURNED_AWAY.search(words := cause(error)) or is_misaddressed(error):
                     raise CallerError(f"{place}: {words}") from None
                 if isinstance(error, GoogleAuthError) and _passes(error):
                     raise _Broken(f"no token could be had: {library_words(error)}") from error
@@ -448,7 +448,8 @@ def _why(error: Exception) -> str:
     from google.api_core.exceptions import GoogleAPICallError
 
     if isinstance(error, GoogleAPICallError):
-        return f"the store answers: {answer(error)}"
+        told = answer(error)
+        return f"{'the store' if told.by_store else told.server} answers: {told}"
     if isinstance(error, _Broken):
         return readable(error)
     emulator = os.environ.get("STORAGE_EMULATOR_HOST")

@@ -653,6 +653,24 @@ def test_a_proxy_that_refuses_is_named_without_its_password_and_told_in_its_own_
         assert "make bucket" not in told and "secret" not in told and "roles/" not in told
 
 
+@pytest.mark.parametrize("proxy", ["ftp://proxy:1", "http://", "http://[::1"])
+def test_a_proxy_whose_address_is_none_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, proxy: str
+) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    key = {"type": "authorized_user", "client_id": "a", "client_secret": "b", "refresh_token": "c"}
+    (tmp_path / "key.json").write_text(json.dumps(key))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, proxy)
+    google._client.cache_clear()
+    began = time.monotonic()
+    with pytest.raises(CallerError, match=r"[Pp]roxy URL|Failed to parse") as caught:
+        open_bucket("gs://bucket/x", patience=5).list()
+    assert time.monotonic() - began < 1 and "credentials" not in str(caught.value)
+    google._client.cache_clear()
+
+
 def test_a_proxy_that_is_not_there_is_told_as_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     place = nobody_listens()
     for name in ("HTTP_PROXY", "http_proxy"):
