@@ -326,7 +326,7 @@ class GoogleBucket(Bucket):
     def _call(self, what: str, name: str, attempt: Callable[[], T]) -> T:
         """Do what may fail in passing until it succeeds or patience ends, and tell all else in our own terms."""
         from google.api_core import exceptions as api
-        from google.auth.exceptions import GoogleAuthError
+        from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
         from google.cloud.storage.exceptions import DataCorruption
         from google.cloud.storage.retry import DEFAULT_RETRY
         from requests.exceptions import ConnectionError as RequestsConnectionError
@@ -370,7 +370,8 @@ class GoogleBucket(Bucket):
             retry = DEFAULT_RETRY.with_delay(0.2, 8.0, 2.0).with_timeout(self.patience)
             return retry(checked, on_error=tell)()
         except GoogleAuthError as error:
-            raise CallerError(f"{place}: no valid credentials: {library_words(error)}") from None
+            advice = f"; {_LOG_IN}" if isinstance(error, DefaultCredentialsError) else ""
+            raise CallerError(f"{place}: no valid credentials: {library_words(error)}{advice}") from None
         except api.RetryError as error:
             answered = isinstance(error.cause, (api.GoogleAPICallError, _Broken))
             could_not = what if answered else f"be reached to {what}"

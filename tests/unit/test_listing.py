@@ -106,10 +106,14 @@ def test_a_run_in_a_folder_whose_lease_is_dated_ahead_of_the_clock_is_told_by_it
     with hold(run, ignore) if alive else held_elsewhere(run):
         ahead = threading.Event()
 
+        def date_ahead() -> None:
+            os.utime(tmp_path / "r" / LEASE, (time.time() + 86400,) * 2)
+
         def keep_ahead() -> None:
             while not ahead.wait(0.01):
-                os.utime(tmp_path / "r" / LEASE, (time.time() + 86400,) * 2)
+                date_ahead()
 
+        date_ahead()
         keeper = threading.Thread(target=keep_ahead)
         keeper.start()
         try:

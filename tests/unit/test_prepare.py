@@ -417,7 +417,7 @@ def test_a_bucket_that_refuses_to_create_replace_or_delete_is_told_before_any_pi
 def test_a_pool_whose_locks_have_no_room_is_told_with_the_place(
     photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", full)

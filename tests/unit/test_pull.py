@@ -290,7 +290,7 @@ def test_when_a_file_fails_the_others_are_given_up(store: FakeStore, run: Bucket
     store.rate = 10_000 / within(1)  # the model takes 20 s
     store.faults.add(Fault("download", "status", name="report", code=403, times=None))
     began = time.monotonic()
-    with pytest.raises(CallerError, match=r"report\.html: this account may not read"):
+    with pytest.raises(CallerError, match=r"report\.html: the store refuses to read it"):
         pull(run, folder, "best")
     assert time.monotonic() - began < within(5)
 
