@@ -579,11 +579,11 @@ def nobody_listens() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def without_bucket(monkeypatch: pytest.MonkeyPatch, emulator: str) -> str:
+def without_bucket(monkeypatch: pytest.MonkeyPatch, emulator: str, patience: float = 0.5) -> str:
     """What is told of a store that cannot be had at an address."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
     with pytest.raises((CallerError, RunError)) as caught:
-        open_bucket("gs://bucket/x", patience=0.5).list()
+        open_bucket("gs://bucket/x", patience=patience).list()
     return str(caught.value)
 
 
@@ -644,8 +644,8 @@ def test_a_proxy_that_refuses_is_named_without_its_password_and_told_in_its_own_
     for status, phrase in ((403, "Forbidden"), (407, "Proxy Authentication Required")):
         monkeypatch.setattr(_Proxy, "status", status)
         began = time.monotonic()
-        told = without_bucket(monkeypatch, f"{scheme}://store.example:9023")
-        assert time.monotonic() - began < 0.5
+        told = without_bucket(monkeypatch, f"{scheme}://store.example:9023", patience=600)
+        assert time.monotonic() - began < within(5)
         if scheme == "https":
             assert told.endswith(f"the proxy {proxy}: Tunnel connection failed: {status} {phrase}")
         else:
@@ -666,8 +666,8 @@ def test_a_proxy_whose_address_is_none_is_told_at_once(
     google._client.cache_clear()
     began = time.monotonic()
     with pytest.raises(CallerError, match=r"[Pp]roxy URL|Failed to parse") as caught:
-        open_bucket("gs://bucket/x", patience=5).list()
-    assert time.monotonic() - began < 1 and "credentials" not in str(caught.value)
+        open_bucket("gs://bucket/x", patience=600).list()
+    assert time.monotonic() - began < within(5) and "credentials" not in str(caught.value)
     google._client.cache_clear()
 
 

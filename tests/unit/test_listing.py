@@ -100,7 +100,7 @@ def test_a_run_whose_lease_has_run_out_has_stopped(bucket: Bucket, monkeypatch: 
 def test_a_run_in_a_folder_whose_lease_is_dated_ahead_of_the_clock_is_told_by_its_renewals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: bool
 ) -> None:
-    monkeypatch.setattr(lease, "SECONDS", 3.0)
+    monkeypatch.setattr(lease, "SECONDS", within(3))
     run = open_bucket(str(tmp_path / "r"))
     train(run, [(3, 3)])
     with hold(run, ignore) if alive else held_elsewhere(run):
