@@ -13,11 +13,11 @@ from tyro.conf import Positional, UseAppendAction, arg
 from catdog import __version__
 from catdog.command.arguments import parse_command
 from catdog.command.locations import open_folder, require_data, require_uris
-from catdog.command.printing import as_json, print_evaluation, print_manifest, print_pulled, print_runs, shown
+from catdog.command.printing import as_json, print_evaluation, print_manifest, print_pulled, print_runs
 from catdog.command.quiet_tensorflow import import_tensorflow
 from catdog.data.options import PrepareOptions, parse_keep
 from catdog.data.shards import SKIPPED, load_manifest
-from catdog.errors import DONE, FAILED, CallerError, exit_code, hint
+from catdog.errors import DONE, FAILED, CallerError, exit_code, hint, tell
 from catdog.recipe import Cache, load_recipe
 from catdog.runs.folder import REPORT, evaluation_of, finished_recipe
 from catdog.storage import open_bucket
@@ -74,13 +74,13 @@ class Prepare:
         prepared = prepare(self.source, bucket, options, overwrite=self.overwrite, reuse=self.reuse)
         print_manifest(prepared.manifest)
         if prepared.skipped:
-            print(f"{prepared.skipped} files left out, each with its reason in {bucket.uri}/{SKIPPED}")
+            tell(f"{prepared.skipped} files left out, each with its reason in {bucket.uri}/{SKIPPED}")
         before = (
             ""
             if prepared.written
             else " (was there already; the pictures were not looked at again: --overwrite does that)"
         )
-        print(f"data set {bucket.uri}{before}")
+        tell(f"data set {bucket.uri}{before}")
         return DONE
 
 
@@ -101,9 +101,9 @@ class Verify:
         if manifest is not None:
             print_manifest(manifest)
         for fault in faults:
-            print(fault)
+            tell(fault)
         count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
-        print(count if faults else "no fault: all is as the manifest says")
+        tell(count if faults else "no fault: all is as the manifest says")
         return FAILED if faults else DONE
 
 
@@ -133,7 +133,7 @@ class Train:
         metrics = train(recipe)
         if metrics is not None:
             print_evaluation(metrics)
-            print(f"report {recipe.run.uri}/{REPORT}")
+            tell(f"report {recipe.run.uri}/{REPORT}")
         return DONE
 
 
@@ -161,7 +161,7 @@ class Evaluate:
         from catdog.evaluation.evaluate import evaluate
 
         print_evaluation(evaluate(run, data, manifest, Cache(), self.split, folder))
-        print(f"written to {run.uri}/{folder}")
+        tell(f"written to {run.uri}/{folder}")
         return DONE
 
 
@@ -193,9 +193,9 @@ class Predict:
             if self.json:
                 print(as_json(prediction), flush=True)
             elif prediction.error is not None:
-                print(f"catdog: {shown(prediction.path)}: {prediction.error}", file=sys.stderr)
+                tell(f"catdog: {prediction.path}: {prediction.error}", file=sys.stderr)
             else:
-                print(f"{shown(prediction.path)}\t{prediction.predicted}\t{prediction.probability:.4f}", flush=True)
+                tell(str(prediction.path), str(prediction.predicted), f"{prediction.probability:.4f}")
         return FAILED if failed else DONE
 
 
@@ -217,10 +217,10 @@ class Runs:
         if runs:
             print_runs(runs)
         else:
-            print(f"{bucket.uri}: there is no run here")
+            tell(f"{bucket.uri}: there is no run here")
         for run in runs:
             if run.fault:
-                print(f"catdog: {run.name}: {run.fault}", file=sys.stderr)
+                tell(f"catdog: {run.name}: {run.fault}", file=sys.stderr)
         return DONE
 
 
@@ -245,7 +245,7 @@ class Pull:
 
         run, folder = open_bucket(self.run), open_folder(self.folder)
         print_pulled(pull(run, folder, self.which))
-        print(f"run {folder.uri}")
+        tell(f"run {folder.uri}")
         return DONE
 
 
@@ -269,7 +269,7 @@ def parse(arguments: list[str]) -> Command:
     """The command that is asked for; raises CallerError, or SystemExit(0) once help or the version has been printed."""
     name = arguments[0] if arguments else "--help"
     if name == "--version":
-        print(f"catdog {__version__}")
+        tell(f"catdog {__version__}")
         raise SystemExit(0)
     if name not in (*COMMANDS, "-h", "--help"):
         raise CallerError(f"{name!r} is not a command: {hint(name, list(COMMANDS))}")

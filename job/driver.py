@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 
-from catdog.errors import CallerError, FinalError, HeldError, RunError, Stopped, one_line, signalled
+from catdog.errors import CallerError, FinalError, HeldError, RunError, Stopped, one_line, signalled, tell
 from catdog.recipe import Recipe, check_replicas, check_strategy, override, to_toml
 from catdog.training.signals import StopRequest, listening
 from job.capacity import Demand, free_workers, gpus_per_worker, lacking, worker_resources
@@ -255,4 +255,4 @@ def _in_thread(call: Callable[[], Any]) -> Future[Any]:
 
 
 def _say(text: str) -> None:
-    print(f"job.train: {text}", file=sys.stderr, flush=True)
+    tell(f"job.train: {text}", file=sys.stderr)

@@ -4,10 +4,10 @@ import json
 import os
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from catdog.data.shards import SPLITS, Manifest
+from catdog.errors import printable, tell
 
 if TYPE_CHECKING:
     from rich.table import Column
@@ -25,7 +25,7 @@ def print_table(columns: Sequence[Union[str, "Column"]], rows: Iterable[Sequence
 
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+        table.add_row(*(Text(printable(cell), overflow="fold") for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 10_000
@@ -37,20 +37,15 @@ def print_manifest(manifest: Manifest) -> None:
     for split in SPLITS:
         counts = manifest.per_class(split)
         classes = ", ".join(f"{count} {name}" for name, count in counts.items())
-        print(f"{split:<5} {sum(counts.values()):>7} examples ({classes}) in {len(manifest.split(split))} shards")
+        tell(f"{split:<5} {sum(counts.values()):>7} examples ({classes}) in {len(manifest.split(split))} shards")
 
 
 def print_evaluation(metrics: dict[str, Any]) -> None:
     """Accuracy with its interval, and log loss, of what evaluation/<split>/metrics.json holds."""
     low, high = metrics["accuracy_interval"]
     count, split = metrics["examples"], metrics["split"]
-    print(f"{split} accuracy {metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {count} examples)")
-    print(f"log loss {metrics['log_loss']:.4f}")
-
-
-def shown(path: Path) -> str:
-    """A file's name as text; bytes that are no UTF-8 stand in it as `\\xff`, as in skipped.csv."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    tell(f"{split} accuracy {metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {count} examples)")
+    tell(f"log loss {metrics['log_loss']:.4f}")
 
 
 def print_runs(runs: Sequence["Summary"]) -> None:
@@ -69,10 +64,10 @@ def print_pulled(pulled: "Pulled") -> None:
 
     brought = pulled.files - pulled.there
     best = f", and of step {pulled.best}, the best by then" if pulled.best not in (None, pulled.step) else ""
-    print(f"brought {brought} files, {decimal(pulled.size)}; {pulled.there} of {pulled.files} files were there already")
-    print(f"checkpoint of step {pulled.step}{best}")
+    tell(f"brought {brought} files, {decimal(pulled.size)}; {pulled.there} of {pulled.files} files were there already")
+    tell(f"checkpoint of step {pulled.step}{best}")
     if pulled.newest > pulled.step:
-        print(f"training would go on from step {pulled.newest}, which was there already")
+        tell(f"training would go on from step {pulled.newest}, which was there already")
 
 
 def _cells(run: "Summary", now: float) -> list[str]:
@@ -90,8 +85,8 @@ def _ago(seconds: float) -> str:
 
 
 def as_json(prediction: "Prediction") -> str:
-    """One JSON object on one line."""
-    path = {"path": str(prediction.path)}
+    """One JSON object on one line; bytes of the path that are no UTF-8 stand in it as `\\xff`, as in skipped.csv."""
+    path = {"path": os.fsencode(prediction.path).decode(errors="backslashreplace")}
     if prediction.error is not None:
         return json.dumps(path | {"error": prediction.error})
     return json.dumps(path | {"class": prediction.predicted, "probability": prediction.probability})

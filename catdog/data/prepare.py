@@ -1,8 +1,6 @@
 """A source → a data set: decoded, deduplicated, split, shuffled, sharded, and only then given its manifest."""
 
-import csv
 import hashlib
-import io
 import itertools
 import tempfile
 import time
@@ -15,12 +13,13 @@ from typing import BinaryIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from catdog.data.csv_table import csv_table
 from catdog.data.example import encode_example
 from catdog.data.images import decode, encode
 from catdog.data.options import PrepareOptions
 from catdog.data.process_pool import cores, process_pool
 from catdog.data.shards import CLASSES, MANIFEST, SHARD_NAME, SKIPPED, SPLITS, Manifest, Shard, load_manifest
-from catdog.data.sources import Item, Opened, open_source
+from catdog.data.sources import NESTED, Item, Opened, open_source
 from catdog.data.tfrecord import write_records
 from catdog.errors import CallerError, one_line
 from catdog.storage import Bucket
@@ -86,7 +85,7 @@ def prepare(
         counts = _shard_counts(splits, options.shards)
         _clear(bucket)
         written = [shard for name in SPLITS for shard in _write(name, splits[name], counts[name], spool, bucket)]
-    bucket.write(SKIPPED, _csv(skipped))
+    bucket.write(SKIPPED, csv_table(["path", "reason"], ((s.name, s.reason) for s in skipped)))
     manifest = Manifest(source, asdict(options), tuple(written))
     bucket.write(MANIFEST, manifest.to_json())
     return Prepared(manifest, len(skipped), written=True)
@@ -217,7 +216,8 @@ def _unique(pictures: list[Picture]) -> tuple[list[Picture], list[Skipped]]:
 
 
 def _refuse_missing(source: str, pictures: list[Picture], skipped: list[Skipped]) -> None:
-    why = f"; {len(skipped)} files were left out, such as {skipped[0].name!r}: {skipped[0].reason}" if skipped else ""
+    telling = next((s for s in skipped if s.reason.startswith(NESTED)), skipped[0] if skipped else None)
+    why = f"; {len(skipped)} files were left out, such as {telling.name!r}: {telling.reason}" if telling else ""
     if not pictures:
         raise CallerError(f"{source}: holds no usable picture{why}")
     for label, name in enumerate(CLASSES):
@@ -266,11 +266,3 @@ def _example(picture: Picture, spool: BinaryIO) -> bytes:
             "image/filename": picture.name.encode(),
         }
     )
-
-
-def _csv(skipped: list[Skipped]) -> bytes:
-    buffer = io.StringIO()
-    rows = csv.writer(buffer, lineterminator="\n")
-    rows.writerow(["path", "reason"])
-    rows.writerows((s.name, s.reason) for s in skipped)
-    return buffer.getvalue().encode()

@@ -1,18 +1,16 @@
 """Everything of a data set read again: each checksum, each record, each picture, and the counts."""
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
 from catdog.data.example import decode_example
+from catdog.data.images import Unreadable, decode_stored
 from catdog.data.process_pool import process_pool
 from catdog.data.shards import CLASSES, MANIFEST, SKIPPED, SPLITS, Manifest, Shard, load_manifest
 from catdog.data.tfrecord import checked_payload, record_index
-from catdog.errors import CallerError, one_line
+from catdog.errors import CallerError
 from catdog.storage import Bucket, crc32c
 
 _KEYS = {
@@ -94,11 +92,10 @@ def _example_fault(payload: bytes, label: int) -> str | None:
     encoded = features["image/encoded"]
     assert isinstance(encoded, bytes)
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            image.load()
-            found = (image.format, image.mode, image.height, image.width)
-    except Exception as error:  # a codec may raise anything on broken input
-        return f"its picture cannot be decoded: {one_line(error)}"
+        image = decode_stored(encoded)
+    except Unreadable as error:
+        return f"its picture cannot be decoded: {error}"
+    found = (image.format, image.mode, image.height, image.width)
     expected = ("JPEG", "RGB", features["image/height"], features["image/width"])
     return None if found == expected else f"its picture is {found}, its features say {expected}"
 
