@@ -179,7 +179,8 @@ def cause(error: WorkerGroupError) -> Exception:
         return found_first
     if isinstance(found_first, (ray.exceptions.RayError, TRAIN_ERROR.get())):
         return RunError(f"worker {rank} has died, or its host")
-    print(error, file=sys.stderr)  # with the traceback
+    for line in str(error).splitlines():  # with the traceback
+        tell(line, file=sys.stderr)
     return RunError(f"worker {rank}: {type(found_first).__name__}: {one_line(found_first)}")
 
 

@@ -117,8 +117,7 @@ def _decoded(content: bytes, side: int | None, formats: tuple[str, ...]) -> Imag
             image.draft(image.mode, (2 * side, 2 * side))
         image.load()
         pixels = image.width * image.height
-        whole = side is None or pixels <= LARGE
-        picture = _rgb(image, samples) if whole else _reduced_rgb(image, side, samples)
+        picture = _rgb(image, samples) if side is None or pixels <= LARGE else _reduced_rgb(image, side, samples)
         _require_sight(picture, samples, transparent=image.has_transparency_data)
         turn = _turn(image)
         return picture if turn is None else picture.transpose(turn)
@@ -138,7 +137,8 @@ def _opened(content: bytes, formats: tuple[str, ...]) -> Image.Image:
         raise Unreadable(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} allowed")
     if content.startswith(b"\xff\xd8"):
         check_scans(content, pixels)
-    painted = sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in image.tile)
+    boxes = [tile.extents for tile in image.tile if tile.extents]
+    painted = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
     if painted > _LAYERS * pixels:
         raise Unreadable(f"it paints each pixel more than the {_LAYERS} times allowed")
     return image
@@ -188,10 +188,10 @@ def _samples(image: Image.Image, content: bytes) -> _Samples:
 
 def _require_sight(picture: Image.Image, samples: _Samples, *, transparent: bool) -> None:
     """Raises Unreadable where nothing of the picture can be seen."""
-    extrema = picture.getextrema()
-    if transparent and extrema == ((255, 255),) * 3:
+    extrema = np.asarray(picture.getextrema())
+    if transparent and (extrema == 255).all():
         raise Unreadable("nothing of it is to be seen: it is wholly transparent, or as white as what it is laid over")
-    if samples.bits > 8 and max(high for _, high in extrema) < _DARK:
+    if samples.bits > 8 and extrema.max() < _DARK:
         raise Unreadable(f"nearly black: no number of {samples.bits} bits passes a sixteenth of its range")
 
 

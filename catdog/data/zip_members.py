@@ -11,6 +11,9 @@ from pathlib import Path
 
 from catdog.errors import CallerError, one_line
 
+_OTHERS = {9: "deflate64", 93: "Zstandard", 98: "PPMd"}
+"""Packings that are not read."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -39,7 +42,9 @@ def zip_members(path: Path) -> list[tuple[str, int, Member]]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            infos = [(number, info) for number, info in enumerate(archive.infolist()) if not info.is_dir()]
+            infos = [
+                (number, info) for number, info in enumerate(archive.infolist()) if not info.filename.endswith("/")
+            ]
     except Exception as error:  # zipfile raises errors of many kinds on broken input
         raise CallerError(
             f"folder:{path}: is neither a folder nor a zip file that can be read: {one_line(error)}"
@@ -85,7 +90,7 @@ def _unpacked(packed: bytes, info: zipfile.ZipInfo) -> bytes:
         return bz2.BZ2Decompressor().decompress(packed, limit)
     if info.compress_type == zipfile.ZIP_LZMA:
         return _of_lzma(packed, limit)
-    name = zipfile.compressor_names.get(info.compress_type, f"method {info.compress_type}")
+    name = _OTHERS.get(info.compress_type, f"method {info.compress_type}")
     raise ValueError(f"is packed by {name}, which is not read: unpack the zip file and give the folder")
 
 
