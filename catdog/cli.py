@@ -22,12 +22,11 @@ from catdog.command.printing import (
     print_pulled,
     print_runs,
     print_warnings,
-    shown,
 )
 from catdog.command.quiet_tensorflow import import_tensorflow
 from catdog.data.options import PrepareOptions, parse_keep
 from catdog.data.shards import NEAR_DUPLICATES, SKIPPED, load_manifest
-from catdog.errors import DONE, FAILED, CallerError, exit_code, hint
+from catdog.errors import DONE, FAILED, CallerError, exit_code, hint, tell
 from catdog.recipe import Cache, load_recipe
 from catdog.runs.folder import REPORT, evaluation_of, finished_recipe
 from catdog.storage import open_bucket
@@ -85,7 +84,7 @@ class Prepare:
         print_manifest(prepared.manifest)
         print_own_splits(prepared.manifest)
         if prepared.skipped:
-            print(f"{prepared.skipped} files left out, each with its reason in {bucket.uri}/{SKIPPED}")
+            tell(f"{prepared.skipped} files left out, each with its reason in {bucket.uri}/{SKIPPED}")
         print_near_duplicates(prepared.near_duplicates, f"{bucket.uri}/{NEAR_DUPLICATES}")
         print_warnings(prepared.manifest.one_sided())
         before = (
@@ -93,7 +92,7 @@ class Prepare:
             if prepared.written
             else " (was there already; the pictures were not looked at again: --overwrite does that)"
         )
-        print(f"data set {bucket.uri}{before}")
+        tell(f"data set {bucket.uri}{before}")
         return DONE
 
 
@@ -116,9 +115,9 @@ class Verify:
             print_own_splits(manifest)
         print_warnings(warnings)
         for fault in faults:
-            print(fault)
+            tell(fault)
         count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
-        print(count if faults else "no fault: all is as the manifest says")
+        tell(count if faults else "no fault: all is as the manifest says")
         return FAILED if faults else DONE
 
 
@@ -148,7 +147,7 @@ class Train:
         metrics = train(recipe)
         if metrics is not None:
             print_evaluation(metrics)
-            print(f"report {recipe.run.uri}/{REPORT}")
+            tell(f"report {recipe.run.uri}/{REPORT}")
         return DONE
 
 
@@ -176,7 +175,7 @@ class Evaluate:
         from catdog.evaluation.evaluate import evaluate
 
         print_evaluation(evaluate(run, data, manifest, Cache(), self.split, folder))
-        print(f"written to {run.uri}/{folder}")
+        tell(f"written to {run.uri}/{folder}")
         return DONE
 
 
@@ -208,9 +207,9 @@ class Predict:
             if self.json:
                 print(as_json(prediction), flush=True)
             elif prediction.error is not None:
-                print(f"catdog: {shown(prediction.path)}: {prediction.error}", file=sys.stderr)
+                tell(f"catdog: {prediction.path}: {prediction.error}", file=sys.stderr)
             else:
-                print(f"{shown(prediction.path)}\t{prediction.predicted}\t{prediction.probability:.4f}", flush=True)
+                tell(str(prediction.path), str(prediction.predicted), f"{prediction.probability:.4f}")
         return FAILED if failed else DONE
 
 
@@ -232,10 +231,10 @@ class Runs:
         if runs:
             print_runs(runs, bucket.now())
         else:
-            print(f"{bucket.uri}: there is no run here")
+            tell(f"{bucket.uri}: there is no run here")
         for run in runs:
             if run.fault:
-                print(f"catdog: {run.name}: {run.fault}", file=sys.stderr)
+                tell(f"catdog: {run.name}: {run.fault}", file=sys.stderr)
         return DONE
 
 
@@ -260,7 +259,7 @@ class Pull:
 
         run, folder = open_bucket(self.run), open_folder(self.folder)
         print_pulled(pull(run, folder, self.which))
-        print(f"run {folder.uri}")
+        tell(f"run {folder.uri}")
         return DONE
 
 
@@ -284,7 +283,7 @@ def parse(arguments: list[str]) -> Command:
     """The command that is asked for; raises CallerError, or SystemExit(0) once help or the version has been printed."""
     name = arguments[0] if arguments else "--help"
     if name == "--version":
-        print(f"catdog {__version__}")
+        tell(f"catdog {__version__}")
         raise SystemExit(0)
     if name not in (*COMMANDS, "-h", "--help"):
         raise CallerError(f"{name!r} is not a command: {hint(name, list(COMMANDS))}")

@@ -6,11 +6,18 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from typing import TextIO
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 # Troubles of the machine, not of this program: they are told without a traceback.
 _OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
+
+# Spaces of other widths than ours, and the joiners of Persian words and of emoji: names are written with them.
+_INVISIBLE = (
+    "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000\u1680\u200c\u200d"
+)
 
 
 class CallerError(Exception):
@@ -41,9 +48,29 @@ class Stopped(Exception):
         return f"stopped by {signal.Signals(self.number).name} at step {self.step}, which is committed"
 
 
+def printable(text: str) -> str:
+    """Text as it may be shown: characters that steer a terminal or the order of others stand as `\\x1b` or `\\u202e`.
+
+    So do line breaks, tabs, and what is no character at all; a byte of a file's name that is no UTF-8 stands as `\\xff`.
+    """
+    return "".join(c if c.isprintable() or c in _INVISIBLE else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
 def one_line(error: Exception) -> str:
-    """An error's message with its line breaks taken out, or its type's name if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error's message as it may be shown, with its line breaks taken out, or its type's name if it has none."""
+    return printable(" ".join(str(error).split())) or type(error).__name__
+
+
+def tell(*cells: str, file: TextIO | None = None) -> None:
+    """Print a line of cells, with tabs between them, on stdout or `file`: the way of all that holds names of others."""
+    print(*map(printable, cells), sep="\t", file=file, flush=True)
 
 
 def did_you_mean(word: object, known: Iterable[str], show: Callable[[str], str] = str, cutoff: float = 0.6) -> str:
@@ -69,10 +96,10 @@ def exit_code(program: str, command: Callable[[], int]) -> int:
         sys.stdout.flush()
         return code
     except CallerError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+        tell(f"{program}: error: {error}", file=sys.stderr)
         return MISTAKE
     except RunError as error:
-        print(f"{program}: failed: {error}", file=sys.stderr)
+        tell(f"{program}: failed: {error}", file=sys.stderr)
         return FAILED
     except Stopped as stopped:
         print(f"{program}: {stopped}; the same command goes on from there", file=sys.stderr)
@@ -87,5 +114,5 @@ def exit_code(program: str, command: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno not in _OUTSIDE:
             raise
-        print(f"{program}: failed: {error.strerror}: {error.filename or 'no file named'}", file=sys.stderr)
+        tell(f"{program}: failed: {error.strerror}: {error.filename or 'no file named'}", file=sys.stderr)
         return FAILED

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 
-from catdog.errors import CallerError, FinalError, HeldError, RunError, Stopped, one_line, signalled
+from catdog.errors import CallerError, FinalError, HeldError, RunError, Stopped, one_line, signalled, tell
 from catdog.parsing import entry, parse_json
 from catdog.recipe import Recipe, check_replicas, check_strategy, override, to_toml
 from catdog.storage.google import PAYER
@@ -180,7 +180,8 @@ def cause(error: WorkerGroupError) -> Exception:
         return found_first
     if isinstance(found_first, (ray.exceptions.RayError, TRAIN_ERROR.get())):
         return RunError(f"worker {rank} has died, or its host: {_last_line(found_first)}")
-    print(error, file=sys.stderr)  # with the traceback
+    for line in str(error).splitlines():  # with the traceback
+        tell(line, file=sys.stderr)
     return RunError(f"worker {rank}: {type(found_first).__name__}: {one_line(found_first)}")
 
 
@@ -271,4 +272,4 @@ def _in_thread(call: Callable[[], Any]) -> Future[Any]:
 
 
 def _say(text: str) -> None:
-    print(f"job.train: {text}", file=sys.stderr, flush=True)
+    tell(f"job.train: {text}", file=sys.stderr)

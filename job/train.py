@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 from catdog.command.arguments import parse_command
 from catdog.command.locations import absolute, require_data, require_uris
 from catdog.command.printing import print_evaluation
-from catdog.errors import DONE, exit_code
+from catdog.errors import DONE, exit_code, tell
 from catdog.recipe import load_recipe
 from catdog.runs.folder import REPORT
 
@@ -45,7 +45,7 @@ class Train:
         from job.driver import train  # here, for Ray takes seconds to import
 
         print_evaluation(train(recipe))
-        print(f"report {recipe.run.uri}/{REPORT}")
+        tell(f"report {recipe.run.uri}/{REPORT}")
         return DONE
 
 

@@ -14,7 +14,7 @@ from ray.train import CheckpointUploadMode
 from ray.util.metrics import Gauge
 
 from catdog.command.quiet_tensorflow import import_tensorflow
-from catdog.errors import Stopped
+from catdog.errors import Stopped, tell
 from catdog.recipe import Recipe, parse_recipe
 from catdog.runs.folder import checkpoint_folder
 from catdog.runs.metrics_file import Line
@@ -32,7 +32,7 @@ def work(config: dict[str, Any]) -> dict[str, Any] | Stopped | None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     gpus = len(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
     host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
-    print(f"worker {rank} of {workers} on {host}, GPUs: {gpus}", file=sys.stderr)
+    tell(f"worker {rank} of {workers} on {host}, GPUs: {gpus}", file=sys.stderr)
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # the driver tells what fails here
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # Ray hides none from a worker that reserves none

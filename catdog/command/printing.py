@@ -3,10 +3,10 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from catdog.data.shards import SPLITS, Manifest
+from catdog.errors import printable, tell
 
 if TYPE_CHECKING:
     from rich.table import Column
@@ -31,7 +31,7 @@ def print_table(columns: Sequence[Union[str, "Column"]], rows: Iterable[Sequence
 
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+        table.add_row(*(Text(printable(cell), overflow="fold") for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 10_000
@@ -43,7 +43,7 @@ def print_manifest(manifest: Manifest) -> None:
     for split in SPLITS:
         counts = manifest.per_class(split)
         classes = ", ".join(f"{count} {name}" for name, count in counts.items())
-        print(f"{split:<5} {sum(counts.values()):>7} examples ({classes}) in {len(manifest.split(split))} shards")
+        tell(f"{split:<5} {sum(counts.values()):>7} examples ({classes}) in {len(manifest.split(split))} shards")
 
 
 def print_own_splits(manifest: Manifest) -> None:
@@ -54,7 +54,7 @@ def print_own_splits(manifest: Manifest) -> None:
         unused = " and ".join(f"--{split}" for split in held)
         others = (split for split in ("val", "test") if split not in held)
         made = (f"; {split} split off train (--{split} {manifest.options.get(split)})" for split in others)
-        print(f"{kept} ({unused} not used){''.join(made)}")
+        tell(f"{kept} ({unused} not used){''.join(made)}")
 
 
 def print_near_duplicates(pairs: Sequence["NearDuplicates"], where: str) -> None:
@@ -62,19 +62,19 @@ def print_near_duplicates(pairs: Sequence["NearDuplicates"], where: str) -> None
     if pairs:
         splits = sum(len({*pair.splits}) > 1 for pair in pairs)
         classes = sum(len({*pair.labels}) > 1 for pair in pairs)
-        print(f"{_count(len(pairs), 'pair')} of near-duplicates, listed in {where}")
+        tell(f"{_count(len(pairs), 'pair')} of near-duplicates, listed in {where}")
         if splits:
-            print(f"warning: {_count(splits, 'pair')} of them across the source's own splits, which stay as they are")
+            tell(f"warning: {_count(splits, 'pair')} of them across the source's own splits, which stay as they are")
         if classes:
-            print(f"warning: {_count(classes, 'pair')} of them under both classes")
+            tell(f"warning: {_count(classes, 'pair')} of them under both classes")
 
 
 def print_warnings(warnings: Sequence[str]) -> None:
     """A line each, but of many only the first."""
     for warning in warnings[:_WARNINGS]:
-        print(f"warning: {warning}")
+        tell(f"warning: {warning}")
     if len(warnings) > _WARNINGS:
-        print(f"warning: and {len(warnings) - _WARNINGS} more of the kind")
+        tell(f"warning: and {len(warnings) - _WARNINGS} more of the kind")
 
 
 def _count(number: int, what: str) -> str:
@@ -87,15 +87,10 @@ def print_evaluation(metrics: dict[str, Any]) -> None:
 
     low, high = metrics["accuracy_interval"]
     count, split = metrics["examples"], metrics["split"]
-    print(f"{split} accuracy {metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {count} examples)")
-    print(f"log loss {metrics['log_loss']:.4f}")
+    tell(f"{split} accuracy {metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {count} examples)")
+    tell(f"log loss {metrics['log_loss']:.4f}")
     if reason := no_verdict(metrics):
-        print(f"no verdict: {reason}")
-
-
-def shown(path: Path) -> str:
-    """A file's name as text; bytes that are no UTF-8 stand in it as `\\xff`, as in skipped.csv."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+        tell(f"no verdict: {reason}")
 
 
 def print_runs(runs: Sequence["Summary"], now: float) -> None:
@@ -113,10 +108,10 @@ def print_pulled(pulled: "Pulled") -> None:
 
     brought = pulled.files - pulled.there
     best = f", and of step {pulled.best}, the best by then" if pulled.best not in (None, pulled.step) else ""
-    print(f"brought {brought} files, {decimal(pulled.size)}; {pulled.there} of {pulled.files} files were there already")
-    print(f"checkpoint of step {pulled.step}{best}")
+    tell(f"brought {brought} files, {decimal(pulled.size)}; {pulled.there} of {pulled.files} files were there already")
+    tell(f"checkpoint of step {pulled.step}{best}")
     if pulled.newest > pulled.step:
-        print(f"training would go on from step {pulled.newest}, which was there already")
+        tell(f"training would go on from step {pulled.newest}, which was there already")
 
 
 def _cells(run: "Summary", now: float) -> list[str]:
@@ -137,8 +132,8 @@ def _ago(seconds: float) -> str:
 
 
 def as_json(prediction: "Prediction") -> str:
-    """One JSON object on one line."""
-    path = {"path": str(prediction.path)}
+    """One JSON object on one line; bytes of the path that are no UTF-8 stand in it as `\\xff`, as in skipped.csv."""
+    path = {"path": os.fsencode(prediction.path).decode(errors="backslashreplace")}
     if prediction.error is not None:
         return json.dumps(path | {"error": prediction.error})
     return json.dumps(path | {"class": prediction.predicted, "probability": prediction.probability})

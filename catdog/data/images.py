@@ -1,11 +1,16 @@
 """Any picture file → upright RGB, and the JPEG that is stored of it."""
 
 import io
+import re
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
+from catdog.data.confined import confined
+from catdog.data.picture_bytes import CountedReads, Unreadable, check_scans, jpeg_bits, without_text
+from catdog.data.picture_formats import format_of
 from catdog.errors import one_line
 
 MAX_PIXELS = 100_000_000
@@ -14,10 +19,23 @@ LARGE = 25_000_000
 """A picture of more pixels is converted in strips, for as a whole it would take four times its own memory."""
 JPEG_QUALITY = 95
 
+MAX_PLAIN_BYTES = 40_000_000
+"""A larger PPM in plain text is not read, for Python reads it number by number."""
+
 _STRIP = 1_000_000  # pixels
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 """Those alone are tried: what else Pillow opens is no photo, and for EPS it would run a program on the file."""
+_CONFINED = {"AVIF": "AVIF", "JPEG2000": "JPEG 2000"}
+"""Formats that are read in a process of their own, for nothing in the file bounds what their decoders do; their names."""
+
+_DARK = 16
+"""Brightness of 255, a sixteenth, below which numbers of 12 bits or fewer lie that are told to be of 16."""
+_LAYERS = 8
+"""How often a file may paint each pixel: as many times as a TIFF has planes."""
+
+# Beyond that many bytes of text Pillow refuses the picture; the limit for each single one is as high here.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,37 +49,53 @@ _TURNS = {
 """What makes a picture of each EXIF orientation upright."""
 
 
-class Unreadable(Exception):
-    """Why a file is not a picture that can be used, in one line."""
+@dataclass(frozen=True)
+class _Samples:
+    """What a file tells of its numbers that Pillow does not take into account."""
+
+    bits: int
+    white_is_zero: bool = False
 
 
 def decode(content: bytes, side: int | None = None) -> Image.Image:
     """The picture in `content`, upright, in mode RGB, whatever its format; the first frame of several.
 
-    Transparency is laid over white; 16-bit values are scaled to 8. With `side` a JPEG may come out reduced, its shorter
-    side still at least twice that, which is quicker, and a large picture is brought down as `encode` does it, which takes
-    less memory. Raises Unreadable for anything broken, cut short, empty or absurdly large.
+    Transparency is laid over white; more than 8 bits are scaled to 8. With `side` a JPEG may come out reduced, its
+    shorter side still at least twice that, which is quicker, and a large picture is brought down as `encode` does it,
+    which takes less memory. Raises Unreadable for anything broken, cut short, empty or absurdly large, for more work than
+    a photo is, and where the numbers do not tell what is to be seen.
     """
     if not content:
         raise Unreadable("the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content), formats=_FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise Unreadable(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} allowed")
-            if side is not None and image.format == "JPEG":
-                image.draft(image.mode, (2 * side, 2 * side))
-            image.load()
-            pixels = image.width * image.height
-            picture = _rgb(image) if side is None or pixels <= LARGE else _reduced_rgb(image, side)
-            turn = _turn(image)
-            return picture if turn is None else picture.transpose(turn)
+        if (name := format_of(content)) in _CONFINED:
+            return confined(_decoded, content, side, (name,))
+        return _decoded(content, side, _FORMATS)
     except Unreadable:
         raise
     except Image.UnidentifiedImageError:
-        raise Unreadable("not a picture in a known format") from None
+        raise Unreadable(_why_unknown(content)) from None
     except Exception as error:  # a codec may raise anything on broken input
+        raise Unreadable(one_line(error)) from None
+
+
+def decode_stored(jpeg: bytes) -> Image.Image:
+    """The picture of a record, in its own mode and size: a JPEG within the same limits, for no other format is stored.
+
+    Raises Unreadable.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = _opened(jpeg, ("JPEG",))
+            image.load()
+            return image
+    except Unreadable:
+        raise
+    except Image.UnidentifiedImageError:
+        name = format_of(jpeg)
+        raise Unreadable("not a JPEG" if name is None else f"{name} where only JPEG is read") from None
+    except Exception as error:
         raise Unreadable(one_line(error)) from None
 
 
@@ -72,6 +106,93 @@ def encode(image: Image.Image, side: int) -> tuple[bytes, int, int]:
     # Not the file's comment: one picture with two comments would be two pictures.
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, comment=None)
     return buffer.getvalue(), image.height, image.width
+
+
+def _decoded(content: bytes, side: int | None, formats: tuple[str, ...]) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = _opened(content, formats)
+        samples = _samples(image, content)
+        if side is not None and image.format == "JPEG":
+            image.draft(image.mode, (2 * side, 2 * side))
+        image.load()
+        pixels = image.width * image.height
+        picture = _rgb(image, samples) if side is None or pixels <= LARGE else _reduced_rgb(image, side, samples)
+        _require_sight(picture, samples, transparent=image.has_transparency_data)
+        turn = _turn(image)
+        return picture if turn is None else picture.transpose(turn)
+
+
+def _opened(content: bytes, formats: tuple[str, ...]) -> Image.Image:
+    """A picture that is not decoded yet, once its header has shown that it is worth it."""
+    if content.startswith(b"\x89PNG"):
+        content = without_text(content)
+    if content.startswith((b"P1", b"P2", b"P3")):
+        if len(content) > MAX_PLAIN_BYTES:
+            raise Unreadable(f"{len(content):,} bytes are more than the {MAX_PLAIN_BYTES:,} allowed in plain text")
+        content = re.sub(rb"#[^\r\n]*", b"", content)  # Pillow takes the more time the more comments there are
+    image = Image.open(CountedReads(content), formats=formats)
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise Unreadable(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} allowed")
+    if content.startswith(b"\xff\xd8"):
+        check_scans(content, pixels)
+    boxes = [tile.extents for tile in image.tile if tile.extents]
+    painted = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
+    if painted > _LAYERS * pixels:
+        raise Unreadable(f"it paints each pixel more than the {_LAYERS} times allowed")
+    return image
+
+
+def _why_unknown(content: bytes) -> str:
+    name = format_of(content)
+    if name is None:
+        return "not a picture in a known format"
+    if name == "JPEG" and (bits := jpeg_bits(content)) not in (None, 8):
+        return f"JPEG of {bits} bits a sample: a format that is not read"
+    if name.upper() in (*_FORMATS, *_CONFINED):
+        return f"{_CONFINED.get(name, name)} that is broken, or of a kind that is not read"
+    return f"{name}: a format that is not read"
+
+
+def _samples(image: Image.Image, content: bytes) -> _Samples:
+    """Raises Unreadable for a TIFF whose numbers have no known range, or that Pillow would take for others."""
+    if image.format == "PNG":
+        samples = _Samples(content[24])
+        # Pillow leaves it in the bits of the file, whatever it does with the pixels.
+        clear = image.info.get("transparency")
+        if image.mode == "L" and isinstance(clear, int):
+            image.info["transparency"] = clear * 255 // (2**samples.bits - 1)
+        if samples.bits == 16 and isinstance(clear, tuple):
+            image.info["transparency"] = tuple(value >> 8 for value in clear)
+        return samples
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return _Samples(16 if image.mode.startswith("I") else 8)
+    tags = image.tag_v2
+    bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    if image.mode == "F":
+        raise Unreadable("pixels are floating-point numbers of unknown range")
+    if set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))) != {1}:
+        raise Unreadable("pixels are signed integers of unknown range")
+    if bits > 16:
+        raise Unreadable(f"pixels are integers of {bits} bits, of unknown range")
+    planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and tags.get(TiffImagePlugin.COMPRESSION, 1) == 1
+    if planes and (bits != 8 or white_is_zero or tags.get(TiffImagePlugin.FILLORDER, 1) != 1):
+        raise Unreadable("TIFF in planes that are not of 8 bits: a kind that is not read")
+    tile = tags.get(TiffImagePlugin.TILEWIDTH, 1) * tags.get(TiffImagePlugin.TILELENGTH, 1)
+    if tile > MAX_PIXELS:
+        raise Unreadable(f"a tile of {tile:,} pixels is more than the {MAX_PIXELS:,} allowed")
+    return _Samples(bits, white_is_zero)
+
+
+def _require_sight(picture: Image.Image, samples: _Samples, *, transparent: bool) -> None:
+    """Raises Unreadable where nothing of the picture can be seen."""
+    extrema = np.asarray(picture.getextrema())
+    if transparent and (extrema == 255).all():
+        raise Unreadable("nothing of it is to be seen: it is wholly transparent, or as white as what it is laid over")
+    if samples.bits > 8 and extrema.max() < _DARK:
+        raise Unreadable(f"nearly black: no number of {samples.bits} bits passes a sixteenth of its range")
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -88,25 +209,35 @@ def _reduced_size(image: Image.Image, side: int) -> tuple[int, int]:
     return max(round(image.width * side / shorter), 1), max(round(image.height * side / shorter), 1)
 
 
-def _reduced_rgb(image: Image.Image, side: int) -> Image.Image:
+def _reduced_rgb(image: Image.Image, side: int, samples: _Samples) -> Image.Image:
     """What reducing the whole picture in mode RGB gives: Pillow, too, brings down the rows first, each by itself."""
     width, height = _reduced_size(image, side)
     narrow = Image.new("RGB", (width, image.height))
     rows = max(_STRIP // image.width, 1)
     for top in range(0, image.height, rows):
-        strip = _rgb(image.crop((0, top, image.width, min(top + rows, image.height))))
+        strip = _rgb(image.crop((0, top, image.width, min(top + rows, image.height))), samples)
         narrow.paste(strip.resize((width, strip.height), Image.Resampling.LANCZOS), (0, top))
     return narrow.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, samples: _Samples) -> Image.Image:
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.float32)
-        return Image.fromarray(np.clip(values / 257.0, 0, 255).round().astype(np.uint8)).convert("RGB")
+        return _grey(np.asarray(image), samples, image.info.get("transparency")).convert("RGB")
     if image.mode == "F":
         raise Unreadable("pixels are floating-point numbers of unknown range")
     if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image  # from which alone Pillow goes on
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey(values: np.ndarray, samples: _Samples, clear: int | None) -> Image.Image:
+    """Mode L, of integers [height, width] of more than 8 bits, of which one may stand for what is transparent."""
+    top = 2**samples.bits - 1
+    shades = values.astype(np.float32)
+    shades = np.clip((top - shades if samples.white_is_zero else shades) / (top / 255), 0, 255).round().astype(np.uint8)
+    if clear is not None:
+        shades[values == clear] = 255
+    return Image.fromarray(shades)

@@ -1,9 +1,8 @@
 """A source → a data set: decoded, deduplicated, split, shuffled, sharded, and only then given its manifest."""
 
-import csv
 import hashlib
-import io
 import itertools
+import sys
 import tempfile
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from typing import BinaryIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from catdog.data.csv_table import csv_table
 from catdog.data.example import encode_example
 from catdog.data.images import decode, encode
 from catdog.data.near_duplicates import difference_hash, groups, near_pairs
@@ -35,10 +35,10 @@ from catdog.data.shards import (
     shard_name,
     shard_names,
 )
-from catdog.data.sources import Item, Opened, open_source, require_source
+from catdog.data.sources import NESTED, Item, Opened, open_source, require_source
 from catdog.data.split import Picture, own_splits, split, split_of
 from catdog.data.tfrecord import write_records
-from catdog.errors import CallerError, one_line
+from catdog.errors import CallerError, one_line, tell
 from catdog.storage import Bucket
 from catdog.storage.lease import hold, wait_until_free
 
@@ -125,9 +125,9 @@ def prepare(
                     written.append(shard)
                     lease.require()
         near_duplicates = _near_duplicates(pictures, pairs.tolist(), splits)
-        bucket.write(SKIPPED, _csv(["path", "reason"], ((s.name, s.reason) for s in skipped)))
-        listed = ((*near.names, str(near.distance)) for near in near_duplicates)
-        bucket.write(NEAR_DUPLICATES, _csv(["path", "other path", "distance"], listed))
+        bucket.write(SKIPPED, csv_table(["path", "reason"], ((s.name, s.reason) for s in skipped)))
+        listed = ((*near.names, near.distance) for near in near_duplicates)
+        bucket.write(NEAR_DUPLICATES, csv_table(["path", "other path", "distance"], listed))
         manifest = Manifest(source, asdict(options), tuple(written), own, None if origin is None else asdict(origin))
         lease.require()
         bucket.write(MANIFEST, manifest.to_json())
@@ -136,7 +136,7 @@ def prepare(
 
 
 def _say(text: str) -> None:
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
+    tell(text, file=sys.stderr)
 
 
 def _reused(there: Manifest, source: str, options: PrepareOptions, bucket: Bucket, reuse: bool) -> Manifest:
@@ -254,7 +254,8 @@ def _unique(pictures: list[Picture]) -> tuple[list[Picture], list[Skipped]]:
 
 
 def _refuse_missing(source: str, pictures: list[Picture], skipped: list[Skipped]) -> None:
-    why = f"; {len(skipped)} files were left out, such as {skipped[0].name!r}: {skipped[0].reason}" if skipped else ""
+    telling = next((s for s in skipped if s.reason.startswith(NESTED)), skipped[0] if skipped else None)
+    why = f"; {len(skipped)} files were left out, such as {telling.name!r}: {telling.reason}" if telling else ""
     if not pictures:
         raise CallerError(f"{source}: holds no usable picture{why}")
     for label, name in enumerate(CLASSES):
@@ -321,11 +322,3 @@ def _near_duplicates(
             between = places[a.name], places[b.name]
             found.append(NearDuplicates((a.name, b.name), distance, between, (a.label, b.label)))
     return sorted(found, key=lambda near: (near.distance, near.names))
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return buffer.getvalue().encode()

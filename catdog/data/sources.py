@@ -4,11 +4,9 @@ To add a source: a function that yields `Item`s, and its name in `open_source`.
 """
 
 import contextlib
-import functools
 import os
 import re
 import stat
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,12 +14,16 @@ from typing import Protocol
 
 from catdog.data import drawn_pictures
 from catdog.data.example import Value, decode_example
+from catdog.data.picture_bytes import Unreadable
 from catdog.data.shards import CLASSES
 from catdog.data.tfrecord import checked_payload, record_index
+from catdog.data.zip_members import zip_members
 from catdog.errors import CallerError, RunError
 
 MAX_BYTES = 200_000_000
 """A larger file is not read."""
+NESTED = "a zip file of its own"
+"""How the reason for a zip file among the pictures begins."""
 
 
 class Content(Protocol):
@@ -91,18 +93,17 @@ class File:
     path: Path
 
     def read(self) -> bytes:
-        return self.path.read_bytes()
+        """The bytes that it declares to hold; raises OSError, and Unreadable for what is no regular file or too large.
 
-
-@dataclass(frozen=True)
-class Member:
-    """A file in a zip archive."""
-
-    archive: Path
-    name: str
-
-    def read(self) -> bytes:
-        return _archive(self.archive).read(self.name)
+        What in /proc gives bytes without end, or waits for them, declares to be empty.
+        """
+        with open(self.path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise Unreadable("no regular file")
+            if status.st_size > MAX_BYTES:
+                raise Unreadable(_too_large(status.st_size))
+            return file.read(status.st_size)
 
 
 @dataclass(frozen=True)
@@ -124,28 +125,40 @@ class Record:
         return content
 
 
+_FLAT = re.compile(rf"({'|'.join(CLASSES)})(?:[._-]|s?[ ._-]*\(?[0-9]+\)?(?:[ ._-]|$))")
+"""The beginning of a file's name that tells a class: `cat.`, or as Windows and others number files, `cat (1)`, `cat1`."""
+
+
 def class_of(name: str) -> int | None:
     """The label that a relative path tells: by its nearest folder named after a class, in the singular or the plural,
-    in any case, else by the file name's start, as in `cat.123.jpg`."""
+    in any case, else by the file name's start, as in `cat.123.jpg` or `cat (1).jpg`."""
     path = PurePosixPath(name)
     for part in reversed(path.parts[:-1]):
         if (singular := part.lower().removesuffix("s")) in CLASSES:
             return CLASSES.index(singular)
-    match = re.match(rf"({'|'.join(CLASSES)})[._-]", path.name.lower())
+    match = _FLAT.match(path.name.lower())
     return CLASSES.index(match.group(1)) if match else None
 
 
 def _item(name: str, size: int, content: Content) -> Item:
     path = PurePosixPath(name)
+    if not path.name:
+        return Item(name, None, None, "has no name")
     system = path.name in ("Thumbs.db", "desktop.ini") or path.parts[0] == "__MACOSX"
-    if system or any(part.startswith(".") for part in path.parts):
+    if system or any(part.startswith(".") and part != ".." for part in path.parts):
         return Item(name, None, None, "a hidden or system file")
+    if path.suffix.lower() == ".zip":
+        return Item(name, None, None, f"{NESTED}: give folder:PATH/{path.name}, unpacked if it lies in another")
     label = class_of(name)
     if label is None:
         return Item(name, None, None, f"neither a folder nor the file's name tells a class ({' or '.join(CLASSES)})")
     if size > MAX_BYTES:
-        return Item(name, None, None, f"{size:,} bytes are more than the {MAX_BYTES:,} allowed")
+        return Item(name, None, None, _too_large(size))
     return Item(name, label, content)
+
+
+def _too_large(size: int) -> str:
+    return f"{size:,} bytes are more than the {MAX_BYTES:,} allowed"
 
 
 def _folder(root: Path) -> Opened:
@@ -187,19 +200,8 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _zip(path: Path) -> Opened:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [info for info in archive.infolist() if not info.is_dir()]
-    except (zipfile.BadZipFile, UnicodeDecodeError, OSError) as error:
-        raise CallerError(f"folder:{path}: is neither a folder nor a zip file that can be read: {error}") from None
-    # Some Windows programs write backslashes between the parts of a name.
-    items = (_item(i.filename.replace("\\", "/"), i.file_size, Member(path, i.filename)) for i in members)
-    return Opened(items, len(members))
-
-
-@functools.lru_cache(maxsize=1)
-def _archive(path: Path) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
+    members = zip_members(path)
+    return Opened((_item(*member) for member in members), len(members))
 
 
 def _labelled(record: Record, labels: Sequence[int]) -> Item:

@@ -1,19 +1,17 @@
 """Everything of a data set read again: each checksum, each record, each picture, and the counts."""
 
-import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from catdog.data.example import decode_example
+from catdog.data.images import Unreadable, decode_stored
 from catdog.data.near_duplicates import BITS, difference_hash, near_pairs
 from catdog.data.process_pool import process_pool
 from catdog.data.shards import BEGUN, CLASSES, LEASE, MANIFEST, MANIFEST_BYTES, SPLITS, Manifest, Shard, load_manifest
 from catdog.data.tfrecord import checked_payload, record_index
-from catdog.errors import CallerError, one_line
+from catdog.errors import CallerError
 from catdog.parsing import parse_json
 from catdog.storage import Bucket, Changed, crc32c
 
@@ -121,12 +119,11 @@ def _checked_example(payload: bytes, label: int) -> tuple[str, bytes]:
     encoded, name = features["image/encoded"], features["image/filename"]
     assert isinstance(encoded, bytes) and isinstance(name, bytes)
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            image.load()
-            found = (image.format, image.mode, image.height, image.width)
-            hash_ = difference_hash(image)
-    except Exception as error:  # a codec may raise anything on broken input
-        raise ValueError(f"its picture cannot be decoded: {one_line(error)}") from None
+        image = decode_stored(encoded)
+    except Unreadable as error:
+        raise ValueError(f"its picture cannot be decoded: {error}") from None
+    found = (image.format, image.mode, image.height, image.width)
+    hash_ = difference_hash(image)
     expected = ("JPEG", "RGB", features["image/height"], features["image/width"])
     if found != expected:
         raise ValueError(f"its picture is {found}, its features say {expected}")

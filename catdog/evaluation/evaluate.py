@@ -1,7 +1,5 @@
 """Evaluate a run's model on one split of a data set, and write what came out into the run."""
 
-import csv
-import io
 import json
 import platform
 from collections.abc import Iterable, Sequence
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from catdog import __version__
 from catdog.data.cache import open_cache
+from catdog.data.csv_table import csv_table
 from catdog.data.example import decode_example
 from catdog.data.pipeline import evaluation_dataset, surfaced
 from catdog.data.records import Records
@@ -153,14 +152,12 @@ def _plots(predictions: _Predictions, summary: dict[str, Any], lines: Sequence[L
 
 
 def _csv(predictions: _Predictions) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["filename", "label", "probability_dog", "predicted", "correct", "example"])
     columns = (predictions.filenames, predictions.labels, predictions.probabilities, predictions.predicted)
-    for index, (filename, label, probability, choice) in enumerate(zip(*columns, strict=True)):
-        correct = "true" if choice == label else "false"
-        writer.writerow([filename, CLASSES[label], f"{probability:.6f}", CLASSES[choice], correct, index])
-    return text.getvalue().encode()
+    rows = (
+        (filename, CLASSES[label], f"{probability:.6f}", CLASSES[choice], str(choice == label).lower(), index)
+        for index, (filename, label, probability, choice) in enumerate(zip(*columns, strict=True))
+    )
+    return csv_table(["filename", "label", "probability_dog", "predicted", "correct", "example"], rows)
 
 
 def _data(manifest: Manifest, data: Bucket) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
+from catdog.data.images import decode_stored
 from catdog.data.shards import CLASSES
+from catdog.errors import printable
 from catdog.evaluation.metrics import BINS, THRESHOLD, predicted, wilson
 from catdog.runs.metrics_file import Line, best_epoch, epochs, phases
 
@@ -34,7 +36,7 @@ _DASHES = (0, (4, 3))
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrongly classified example; `probability` is that of the predicted class, `picture` an encoded image."""
+    """A wrongly classified example; `probability` is that of the predicted class, `picture` a JPEG."""
 
     filename: str
     label: str
@@ -149,10 +151,10 @@ def mistakes(chosen: Sequence[Mistake]) -> bytes:
         if index >= len(chosen):
             continue
         mistake = chosen[index]
-        with Image.open(io.BytesIO(mistake.picture)) as picture:
-            axes.imshow(np.asarray(ImageOps.pad(picture.convert("RGB"), (_TILE, _TILE), color=GRID)))
+        picture = decode_stored(mistake.picture).convert("RGB")
+        axes.imshow(np.asarray(ImageOps.pad(picture, (_TILE, _TILE), color=GRID)))
         # A user's file name is no formula, even with two dollar signs.
-        axes.set_title(_shorten(mistake.filename, 22), fontsize=7.5, color=MUTED, pad=3, parse_math=False)
+        axes.set_title(_shorten(printable(mistake.filename), 22), fontsize=7.5, color=MUTED, pad=3, parse_math=False)
         said = f"{mistake.label}, called {mistake.predicted} ({mistake.probability:.1%})"
         axes.text(0.5, -0.04, said, transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color=INK)
     return _png(figure)

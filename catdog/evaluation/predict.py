@@ -15,7 +15,7 @@ from catdog.data.options import PrepareOptions
 from catdog.data.pipeline import decode_whole
 from catdog.data.process_pool import cores
 from catdog.data.shards import CLASSES
-from catdog.data.sources import MAX_BYTES
+from catdog.data.sources import File
 from catdog.evaluation.metrics import predicted
 from catdog.evaluation.trained_model import BATCH, Trained, load_trained
 from catdog.storage import Bucket
@@ -88,9 +88,7 @@ def _load(path: Path, side: int) -> np.ndarray | str:
     """The picture, uint8 [side, side, 3], or why there is none."""
     stored_side = max(PrepareOptions.side, side)
     try:
-        if (size := path.stat().st_size) > MAX_BYTES:
-            return f"{size:,} bytes are more than the {MAX_BYTES:,} allowed"
-        stored, _, _ = images.encode(images.decode(path.read_bytes(), stored_side), stored_side)
+        stored, _, _ = images.encode(images.decode(File(path).read(), stored_side), stored_side)
     except OSError as error:
         return error.strerror or str(error)
     except images.Unreadable as error:

@@ -8,8 +8,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from PIL import Image
-
+from catdog.data.images import decode_stored
+from catdog.errors import printable
 from catdog.evaluation.metrics import no_verdict
 from catdog.evaluation.plots import Mistake
 from catdog.recipe import Recipe, to_toml
@@ -62,7 +62,7 @@ def render(
         epochs=_epochs(rows),
         data=_data(metrics["data"]),
         environment=_facts(metrics.get("environment", {}).items()),
-        recipe=_text(to_toml(recipe).strip()),
+        recipe="\n".join(map(_text, to_toml(recipe).strip().split("\n"))),
     )
 
 
@@ -238,8 +238,7 @@ def _facts(facts: Iterable[tuple[str, Any]]) -> str:
 
 def _thumbnail(encoded: bytes) -> bytes:
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(encoded)) as picture:
-        small = picture.convert("RGB")
+    small = decode_stored(encoded).convert("RGB")
     small.thumbnail((_PICTURE, _PICTURE))
     small.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
@@ -250,7 +249,7 @@ def _uri(content: bytes, kind: str) -> str:
 
 
 def _text(value: str) -> str:
-    return html.escape(value)
+    return html.escape(printable(value))
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,6 +1,7 @@
 """A run brought to a folder of this machine: each file whole, and only those that are not there yet."""
 
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from catdog.errors import CallerError, RunError
+from catdog.errors import CallerError, RunError, tell
 from catdog.recipe import Recipe, differences
 from catdog.runs.folder import (
     CHECKPOINTS,
@@ -133,7 +134,7 @@ def _check_folder(folder: Folder, run: Bucket, recipe: Recipe, commit: Commit, n
         different.append(f"the data set's manifest: {manifest[:12]} → {commit.position.manifest[:12]}")
     if different:
         raise CallerError(f"{folder.uri}: holds a run that differs in {'; '.join(different)}: pull into another folder")
-    if in_training(folder, lambda text: Console(stderr=True).print(text, soft_wrap=True, markup=False)):
+    if in_training(folder, lambda text: tell(text, file=sys.stderr)):
         raise CallerError(f"{folder.uri}: is being trained: stop that, or pull into another folder")
     if ours and ours[-1] > newest:
         raise CallerError(

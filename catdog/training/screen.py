@@ -5,12 +5,13 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from catdog.errors import printable
 from catdog.runs.metrics_file import Line
 
 
 def say(text: str) -> None:
     """Tell the person who waits."""
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
+    _print(Console(stderr=True, highlight=False), text)
 
 
 class Screen:
@@ -21,7 +22,7 @@ class Screen:
         self._live = self._console.is_terminal
         self._started, self._start_step, self._total = time.monotonic(), done, total
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[numbers]}"),
@@ -33,7 +34,7 @@ class Screen:
         self._progress.start()
 
     def step(self, done: int, phase: str) -> None:
-        self._progress.update(self._task, completed=done, description=phase)
+        self._progress.update(self._task, completed=done, description=printable(phase))
 
     def show(self, line: Line) -> None:
         """Show a line of metrics."""
@@ -45,7 +46,7 @@ class Screen:
             )
 
     def say(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, markup=False)
+        _print(self._console, text)
 
     def close(self) -> None:
         self._progress.stop()
@@ -56,6 +57,11 @@ class Screen:
             return ""
         seconds = (time.monotonic() - self._started) / done * (self._total - line["step"])
         return f", {int(seconds) // 60}:{int(seconds) % 60:02d} left"
+
+
+def _print(console: Console, text: str) -> None:
+    """A line, in which neither `[red]` nor `:dog:` means anything."""
+    console.print(printable(text), soft_wrap=True, markup=False, emoji=False)
 
 
 def _numbers(line: Line) -> str:

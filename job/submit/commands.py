@@ -12,7 +12,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from catdog.command.arguments import parse_command
 from catdog.command.locations import absolute, require_uris
-from catdog.errors import DONE, CallerError, did_you_mean, exit_code
+from catdog.errors import DONE, CallerError, did_you_mean, exit_code, tell
 from catdog.recipe import load_recipe
 from job.submit.working_dir import RECIPE, named, working_dir
 
@@ -69,9 +69,9 @@ class Submit:
         with working_dir(recipe, code=not self.image) as folder:
             job_id = jobs.submit(ENTRYPOINT, folder, env, recipe.run.uri)
         if self.no_wait:
-            print(job_id)
+            tell(job_id)
             return DONE
-        print(f"job {job_id}", flush=True)
+        tell(f"job {job_id}")
         return _followed(jobs, job_id)
 
 
@@ -93,7 +93,7 @@ class Status:
         elif found := jobs.all():
             print_jobs(found)
         else:
-            print(f"{jobs.address}: no job has been sent to this cluster")
+            tell(f"{jobs.address}: no job has been sent to this cluster")
         return DONE
 
 
@@ -131,7 +131,7 @@ class Stop:
         jobs = _jobs(self.address)
         before = jobs.job(self.job_id)
         after = jobs.stopped(self.job_id)
-        print(f"{self.job_id} {'had' if before.status.is_terminal() else 'has'} {ending(after)}")
+        tell(f"{self.job_id} {'had' if before.status.is_terminal() else 'has'} {ending(after)}")
         return DONE
 
 

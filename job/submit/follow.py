@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ray.job_submission import JobDetails
 
-from catdog.errors import INTERRUPTED, RunError
+from catdog.errors import INTERRUPTED, RunError, tell
 from job.submit.jobs import Jobs, Unreachable, job_exit_code
 from job.submit.status import ending
 
@@ -109,4 +109,4 @@ def _stop_too() -> bool:
 
 
 def _tell(message: str) -> None:
-    print(f"job.submit: {message}", file=sys.stderr, flush=True)
+    tell(f"job.submit: {message}", file=sys.stderr)

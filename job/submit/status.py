@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from ray.job_submission import JobDetails, JobStatus
 
 from catdog.command.printing import print_table
+from catdog.errors import tell
 from job.submit.jobs import RUN
 
 
@@ -29,7 +30,7 @@ def print_job(job: JobDetails) -> None:
     }
     for name, text in facts.items():
         if text is not None:
-            print(f"{name:<9}  {text}")
+            tell(f"{name:<9}  {text}")
 
 
 def ending(job: JobDetails) -> str:

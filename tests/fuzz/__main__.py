@@ -39,7 +39,7 @@ from catdog.data.order import Order
 from catdog.data.shards import CLASSES, SPLITS, Manifest, Shard, load_manifest
 from catdog.data.sources import open_source
 from catdog.data.tfrecord import write_records
-from catdog.errors import CallerError, RunError
+from catdog.errors import CallerError, RunError, printable
 from catdog.recipe import Recipe, as_begun, differences, from_table, override, parse_recipe, to_table, to_toml
 from catdog.runs.folder import Commit, Position, checkpoint_files, evaluation_of, read_commit
 from catdog.runs.listing import by_run
@@ -72,7 +72,7 @@ class Failed(Exception):
     """An input that ends in something else than one line of ours."""
 
     def __init__(self, content: bytes, error: BaseException) -> None:
-        super().__init__(f"{type(error).__name__}: {error}")
+        super().__init__(printable(f"{type(error).__name__}: {error}"))
         self.content = content
         self.error = error
 
@@ -97,8 +97,8 @@ def attempt(parser: Parser, content: bytes) -> bool:
         with _within(LONGEST):
             parser.parse(content)
     except (CallerError, RunError) as error:
-        outcome = f"{type(error).__name__} {error}"
-        if "\n" in outcome or "\x1b" in outcome or len(outcome) > 5000:
+        outcome = printable(f"{type(error).__name__} {error}")
+        if "\n" in str(error) or len(outcome) > 10_000:
             raise Failed(content, error) from error
     except (Exception, Late) as error:
         raise Failed(content, error) from error

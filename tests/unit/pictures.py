@@ -26,6 +26,13 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def many_scans(count: int) -> bytes:
+    """A progressive JPEG with its last scan as often as makes so many scans of it."""
+    content = encoded(picture(1), progressive=True)
+    start, scans = content.rindex(b"\xff\xda"), content.count(b"\xff\xda")
+    return content[:start] + content[start:-2] * (count - scans + 1) + content[-2:]
+
+
 def write(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

@@ -310,6 +310,27 @@ def test_predict_goes_on_after_a_file_that_fails_and_then_exits_1(finished, phot
     assert len(rest) == 20 and all(row["class"] == "dog" and 0.5 <= row["probability"] <= 1 for row in rest)
 
 
+def test_a_name_that_would_steer_the_terminal_is_shown_with_escapes_and_is_exact_in_json(
+    finished, tmp_path, monkeypatch, capsys
+):
+    names = ["red\x1b[31m\u202e.png", "two\nlines\t.png", os.fsdecode(b"latin-\xe9.png")]
+    for name in names:
+        draw(tmp_path / name, 1, bright=True)
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["predict", str(finished), *names, "missing\x07"]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split("\t")[0] for line in out.splitlines()] == [
+        "red\\x1b[31m\\u202e.png",
+        "two\\nlines\\t.png",
+        "latin-\\xe9.png",
+    ]
+    assert err == "catdog: missing\\x07: no such file or folder\n"
+    assert cli.run(["predict", str(finished), *names, "--json"]) == 0
+    paths = [json.loads(line)["path"] for line in capsys.readouterr().out.splitlines()]
+    assert paths == [*names[:2], "latin-\\xe9.png"]
+    assert all(path.encode() for path in paths)
+
+
 def test_a_picture_whose_name_starts_with_a_dash_comes_after_two_dashes(finished, tmp_path, monkeypatch, capsys):
     draw(tmp_path / "-x.png", 1, bright=True)
     monkeypatch.chdir(tmp_path)

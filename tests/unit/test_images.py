@@ -2,12 +2,13 @@ import io
 import struct
 import subprocess
 import sys
+import time
 import warnings
 import zlib
 
 import numpy as np
 import pytest
-from pictures import encoded, picture
+from pictures import SHARED, encoded, many_scans, picture
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -332,3 +333,295 @@ def test_a_picture_whose_exif_tells_no_orientation_is_taken_as_it_lies(
     found = decode(encoded(picture(2), kind, exif=content, **options))
     assert found.size == picture(2).size
     assert np.abs(np.asarray(found, int) - np.asarray(picture(2), int)).mean() < 4
+
+
+def tiff(width: int, height: int, bits: int, photometric: int, data: bytes, order: str = "<", **tags: int) -> bytes:
+    """An uncompressed grey TIFF in one strip; `tags` are more of them, as t339."""
+    entries = {
+        256: width,
+        257: height,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 0,
+        277: 1,
+        278: height,
+        279: len(data),
+    }
+    entries |= {int(name[1:]): value for name, value in tags.items()}
+    entries[273] = 8 + 2 + 12 * len(entries) + 4
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    rows = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
+    return magic + struct.pack(order + "IH", 8, len(entries)) + rows + bytes(4) + data
+
+
+def in_12_bits(values: np.ndarray) -> bytes:
+    pairs = values.reshape(-1, 2).astype(np.uint16)
+    first, second = pairs[:, 0], pairs[:, 1]
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1)
+    return packed.astype(np.uint8).tobytes()
+
+
+GREYS = np.linspace(0, 1, 40 * 48).reshape(40, 48)
+
+
+@pytest.mark.parametrize("large", [images.LARGE, 0], ids=["whole", "in strips"])
+@pytest.mark.parametrize(
+    ("content", "shades"),
+    [
+        (tiff(48, 40, 12, 1, in_12_bits((GREYS * 4095).round())), GREYS),
+        (tiff(48, 40, 16, 0, (GREYS * 65535).astype("<u2").tobytes()), 1 - GREYS),
+        (tiff(48, 40, 8, 0, (GREYS * 255).astype("u1").tobytes()), 1 - GREYS),
+        (tiff(48, 40, 16, 1, (GREYS * 65535).astype(">u2").tobytes(), ">"), GREYS),
+        (tiff(48, 40, 1, 0, np.packbits(GREYS > 0.5).tobytes()), (GREYS <= 0.5).astype(float)),
+        (tiff(48, 40, 8, 1, (GREYS * 255).astype("u1").tobytes(), t284=2), GREYS),
+    ],
+    ids=["12 bits", "16 bits, white is 0", "8 bits, white is 0", "big-endian", "1 bit, white is 0", "a plane"],
+)
+def test_grey_numbers_of_every_size_are_shown_as_they_are_meant(
+    content: bytes, shades: np.ndarray, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "LARGE", large)
+    found = np.asarray(decode(content, 64), int)
+    assert found.shape == (40, 48, 3)
+    assert np.abs(found[..., 0] - shades * 255).max() <= 1.1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (tiff(8, 8, 32, 1, bytes(256)), "integers of 32 bits"),
+        (tiff(8, 8, 32, 1, bytes(256), t339=2), "signed integers"),
+        (tiff(8, 8, 16, 1, bytes(128), t339=2), "signed integers"),
+        (tiff(8, 8, 16, 1, bytes(128), ">", t339=2), "signed integers"),
+        (tiff(8, 8, 8, 1, bytes(64), t339=2), "signed integers"),
+        (tiff(8, 8, 32, 1, bytes(256), t339=3), "floating-point"),
+        (tiff(8, 8, 16, 1, bytes(128), t284=2), "planes"),
+        (tiff(8, 8, 8, 0, bytes(64), t284=2), "planes"),
+        (tiff(8, 8, 14, 1, bytes(128)), "TIFF that is broken, or of a kind that is not read"),
+        (tiff(8, 8, 32, 1, bytes(256), ">"), "TIFF that is broken, or of a kind that is not read"),
+        (tiff(8, 8, 16, 1, np.arange(64, dtype="<u2").tobytes()), "nearly black: no number of 16 bits"),
+        (tiff(8, 8, 16, 1, np.full(64, 4095, "<u2").tobytes()), "nearly black: no number of 16 bits"),
+        (tiff(8, 8, 8, 1, bytes(64), t322=60_000, t323=60_000, t324=8), "tile of 3,600,000,000 pixels"),
+    ],
+)
+def test_numbers_whose_meaning_is_not_known_are_refused(content: bytes, told: str) -> None:
+    with pytest.raises(Unreadable, match=told):
+        decode(content)
+
+
+def png(width: int, height: int, bits: int, colours: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colours, 0, 0, 0))
+    more = b"".join(chunk(*each) for each in chunks)
+    return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "colours"),
+    [
+        (png(2, 1, 16, 0, b"\0" + struct.pack(">HH", 30000, 30001), (b"tRNS", b"\x75\x30")), [255, 117]),
+        (png(2, 1, 4, 0, b"\0\x3c", (b"tRNS", b"\0\x03")), [255, 204]),
+        (png(2, 1, 2, 0, b"\0\x60", (b"tRNS", b"\0\1")), [255, 170]),
+        (png(2, 1, 8, 0, b"\0\x30\x40", (b"tRNS", b"\0\x30")), [255, 64]),
+        (
+            png(2, 1, 16, 2, b"\0" + struct.pack(">6H", *[0x3000] * 3, *[0x4000] * 3), (b"tRNS", b"\x30\0" * 3)),
+            [255, 64],
+        ),
+    ],
+    ids=["16 bits", "4 bits", "2 bits", "8 bits", "16 bits of colour"],
+)
+def test_the_transparent_number_of_a_png_is_that_of_its_own_bits(content: bytes, colours: list[int]) -> None:
+    assert np.asarray(decode(content))[0, :, 0].tolist() == colours
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encoded(Image.new("RGBA", (32, 32), (90, 60, 30, 0)), "PNG"),
+        encoded(Image.new("LA", (32, 32), (90, 0)), "PNG"),
+        encoded(Image.new("RGBA", (32, 32), (90, 60, 30, 0)), "WEBP", lossless=True),
+        encoded(Image.new("RGBA", (32, 32), (90, 60, 30, 0)), "TIFF"),
+        encoded(Image.new("P", (32, 32), 7), "PNG", transparency=7),
+        encoded(Image.new("P", (32, 32), 7), "GIF", transparency=7),
+        encoded(Image.new("L", (32, 32), 7), "PNG", transparency=7),
+        encoded(Image.new("RGB", (32, 32), (1, 2, 3)), "PNG", transparency=(1, 2, 3)),
+        encoded(Image.new("RGBA", (32, 32), (255, 255, 255, 99)), "PNG"),
+    ],
+)
+@pytest.mark.parametrize("large", [images.LARGE, 0], ids=["whole", "in strips"])
+def test_a_picture_in_which_nothing_can_be_seen_is_left_out(
+    content: bytes, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "LARGE", large)
+    with pytest.raises(Unreadable, match="nothing of it is to be seen"):
+        decode(content, 16)
+
+
+def test_a_white_picture_without_transparency_is_a_picture() -> None:
+    assert decode(encoded(Image.new("RGB", (9, 9), "white"), "PNG")).getpixel((3, 3)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG2000"])
+def test_avif_and_jpeg_2000_are_read(kind: str, mode: str) -> None:
+    image = decode(encoded(quarters(mode), kind, **({"quality": 95} if kind == "AVIF" else {})))
+    assert image.mode == "RGB" and image.size == (48, 32)
+    expected = [RED, GREEN, BLUE, YELLOW]
+    if mode == "L":
+        expected = [(level,) * 3 for level in (76, 150, 29, 226)]
+    assert close(corners(image), expected, tolerance=16)
+
+
+def test_an_avif_that_lies_on_its_side_comes_out_upright() -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    content = encoded(quarters().transpose(Image.Transpose.ROTATE_90), "AVIF", exif=turned, quality=95)
+    assert close(corners(decode(content)), [RED, GREEN, BLUE, YELLOW], tolerance=16)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_tiff_is_turned_upright_once(orientation: int) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = orientation
+    undo = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    stored = quarters().transpose(undo[orientation]) if orientation > 1 else quarters()
+    assert corners(decode(encoded(stored, "TIFF", exif=turned))) == [RED, GREEN, BLUE, YELLOW]
+
+
+def long_text(key: str, text: bytes, *, packed: bool) -> tuple[bytes, bytes]:
+    body = key.encode() + b"\0" + (b"\0" + zlib.compress(text) if packed else text)
+    return (b"zTXt" if packed else b"tEXt", body)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        long_text("Comment", b"x" * 3_000_000, packed=True),
+        long_text("Comment", b"x" * 70_000_000, packed=False),
+        long_text("Comment", bytes(300_000_000), packed=True),
+        (b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(b"x" * 3_000_000)),
+        (b"iCCP", b"profile\0\0" + zlib.compress(bytes(3_000_000))),
+        (b"iCCP", b"profile\0\1broken"),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"x" * 3_000_000)),
+    ],
+    ids=["text", "plain text", "bomb", "international text", "profile", "broken profile", "XMP"],
+)
+def test_no_text_or_profile_keeps_a_png_from_being_read(chunk: tuple[bytes, bytes]) -> None:
+    assert decode(png(2, 1, 8, 0, b"\0\x30\x40", chunk)).getpixel((1, 0)) == (64, 64, 64)
+
+
+def test_an_orientation_in_a_long_text_is_kept() -> None:
+    text = b'<x tiff:Orientation="6"/>' + b" " * 3_000_000
+    chunk = (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(text))
+    assert decode(png(2, 1, 8, 0, b"\0\x30\x40", chunk)).size == (1, 2)
+
+
+def test_a_jpeg_of_more_scans_than_a_photo_has_is_left_out_before_it_is_decoded() -> None:
+    assert decode(many_scans(100)).size == picture(1).size
+    for count in (101, 100_000):
+        with pytest.raises(Unreadable, match="more than the 100 scans"):
+            decode(many_scans(count))
+
+
+def test_the_scans_of_a_large_jpeg_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("catdog.data.picture_bytes.MAX_SCANNED", 60 * 48 * 40)
+    assert decode(many_scans(60)).size == picture(1).size
+    with pytest.raises(Unreadable, match=r"61 scans of 1,920 pixels"):
+        decode(many_scans(61))
+
+
+def test_what_stands_in_a_comment_or_a_thumbnail_is_no_scan() -> None:
+    assert decode(encoded(picture(1), comment=b"\xff\xda" * 200)).size == picture(1).size
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xd8\xff" + b"\0" * 20_000_000,
+        b"\xff\xd8" + b"\xff" * 20_000_000,
+        b"\xff\xd8" + b"\xff\xe1\0\2" * 5_000_000,
+        b"P6\n#" + b"x" * 20_000_000,
+        b"GIF89a\1\0\1\0\0\0\0" + b"!\xfe\0" * 7_000_000,
+        b"\x89PNG\r\n\x1a\n" + (bytes(4) + b"tEXt" + bytes(4)) * 2_000_000 + (bytes(4) + b"abCd" + bytes(4)) * 200_000,
+    ],
+    ids=["rubbish", "padding", "segments", "comment", "extensions", "chunks"],
+)
+def test_a_header_without_end_is_given_up(content: bytes) -> None:
+    began = time.process_time()
+    with pytest.raises(Unreadable):
+        decode(content)
+    assert time.process_time() - began < 60
+
+
+def test_steps_of_a_decoder_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b"P5 40 40 99\n" + bytes(range(40)) * 40
+    assert decode(content).size == (40, 40)
+    monkeypatch.setattr("catdog.data.picture_bytes.MAX_READS", 1000)
+    with pytest.raises(Unreadable, match="more than the 1,000 steps"):
+        decode(content)
+
+
+def test_comments_in_a_plain_ppm_cost_no_more_than_their_bytes() -> None:
+    numbers = b"".join(b"%d #\n" % (index % 256) + b"#\n" * 60 for index in range(48 * 40))
+    assert decode(b"P2\n# made\n48 40 255\n" + numbers).getpixel((47, 0)) == (47, 47, 47)
+
+
+def test_a_tiff_whose_strips_paint_the_picture_again_and_again_is_refused() -> None:
+    rows, count = 40, 1000
+    content = bytearray(tiff(48, rows, 8, 1, bytes(48 * rows), t278=rows - 1))
+    at = content.index(struct.pack("<HHI", 273, 4, 1))
+    content[at + 4 : at + 12] = struct.pack("<II", count, len(content))
+    with pytest.raises(Unreadable, match="paints each pixel more than"):
+        decode(bytes(content) + struct.pack("<I", 200) * count)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "HEIC: a format that is not read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript: a format that is not read"),
+        (b"\xd7\xcd\xc6\x9a" + bytes(40), "WMF: a format that is not read"),
+        (b"8BPS\0\1" + bytes(40), "PSD: a format that is not read"),
+        (b"just text", "not a picture in a known format"),
+    ],
+)
+def test_a_format_that_is_not_read_is_told_by_its_name(content: bytes, told: str) -> None:
+    with pytest.raises(Unreadable, match=told):
+        decode(content)
+
+
+def test_a_jpeg_of_12_bits_is_told_as_such() -> None:
+    content = encoded(picture(1))
+    at = content.index(b"\xff\xc0") + 4
+    with pytest.raises(Unreadable, match="JPEG of 12 bits a sample"):
+        decode(content[:at] + b"\x0c" + content[at + 1 :])
+
+
+CASES = SHARED / "cases"
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not at hand")
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("p01_gray_12bit.tif", None),
+        ("p03_gray_int32.tif", "integers of 32 bits"),
+        ("p05_gray16_low_range.png", "nearly black"),
+        ("p07_long_text_chunk.png", None),
+        ("p09_avif.jpg", None),
+        ("p11_heic_header.jpg", "HEIC"),
+        ("p13_no_end_marker.jpg", "truncated"),
+        ("p14_extraneous.jpg", None),
+        ("p15_many_scans.jpg", "more than the 100 scans"),
+    ],
+)
+def test_each_case_is_read_or_told(name: str, told: str | None) -> None:
+    content = (CASES / name).read_bytes()
+    if told is None:
+        assert 40 < np.asarray(decode(content)).mean() < 215
+    else:
+        with pytest.raises(Unreadable, match=told):
+            decode(content)

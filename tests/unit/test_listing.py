@@ -335,6 +335,18 @@ def test_the_table_has_one_aligned_line_a_run_without_tabs(bucket: Bucket, capsy
     assert re.fullmatch(r"short +done +3 +0\.3333 +0\.0300 +0\.8750 +\d s", second)
 
 
+def test_names_that_would_steer_the_terminal_are_shown_with_escapes(
+    bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(below(bucket, "[red]\x1b[31m\u202e"))
+    train(below(bucket, "bad\x1b]0;x\x07"), [(3, 3)])
+    below(bucket, "bad\x1b]0;x\x07").write("recipe.toml", b"[data]\nsise = 9")
+    assert cli.run(["runs", bucket.uri]) == 0
+    out, err = capsys.readouterr()
+    assert {line.split()[0] for line in out.splitlines()[1:]} == {"[red]\\x1b[31m\\u202e", "bad\\x1b]0;x\\x07"}
+    assert err.startswith("catdog: bad\\x1b]0;x\\x07: ")
+
+
 def test_no_runs_are_told_in_one_line(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
     bucket.write("data/manifest.json", b"{}")
     assert cli.run(["runs", bucket.uri]) == 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from catdog.data.images import Unreadable
 from catdog.evaluation.metrics import summarize
 from catdog.evaluation.plots import Mistake
 from catdog.evaluation.report import render
@@ -48,6 +49,12 @@ class Page(HTMLParser):
 def png() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (600, 300), (200, 30, 30)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (600, 300), (200, 30, 30)).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
@@ -91,7 +98,7 @@ def lines(epochs: int) -> list[Line]:
 
 
 def test_page_loads_nothing_and_runs_nothing():
-    source = page(lines=lines(3), mistakes=[Mistake("a.jpg", "cat", "dog", 0.7, png())])
+    source = page(lines=lines(3), mistakes=[Mistake("a.jpg", "cat", "dog", 0.7, jpeg())])
     told = Page(source)
     assert all(image["src"].startswith("data:image/") for image in told.all("img"))
     assert len(told.all("img")) == 7
@@ -106,7 +113,7 @@ def test_page_fits_a_phone_and_follows_the_dark_setting():
 
 
 def test_every_picture_has_a_text_in_its_place():
-    told = Page(page(mistakes=[Mistake("a.jpg", "cat", "dog", 0.7, png())]))
+    told = Page(page(mistakes=[Mistake("a.jpg", "cat", "dog", 0.7, jpeg())]))
     assert all(image["alt"] for image in told.all("img"))
 
 
@@ -156,11 +163,22 @@ def test_no_mistakes_is_told_in_words():
     "name", ['<script>alert("x")</script>.jpg', '"><img src=x onerror=y>', "a & b's $name ${x}.jpg"]
 )
 def test_users_text_is_shown_and_not_obeyed(name):
-    plain, told = Page(page()), Page(page(name=name, mistakes=[Mistake(name, "cat", "dog", 0.7, png())]))
+    plain, told = Page(page()), Page(page(name=name, mistakes=[Mistake(name, "cat", "dog", 0.7, jpeg())]))
     assert told.text.count(name) == 3  # title, heading, mistake
     assert len(told.all("img")) == len(plain.all("img")) + 1
     assert told.all("script") == []
     assert all("onerror" not in attributes for _, attributes in told.tags)
+
+
+def test_what_steers_the_order_of_characters_or_is_none_is_shown_as_an_escape():
+    text = Page(page(name="\u202efdp.jpg \x1b \udce9")).text
+    assert "\\u202efdp.jpg \\x1b \\xe9" in text
+    assert text.encode()
+
+
+def test_no_picture_but_a_jpeg_is_opened():
+    with pytest.raises(Unreadable, match="PNG where only JPEG is read"):
+        page(mistakes=[Mistake("a.jpg", "cat", "dog", 0.7, png())])
 
 
 def test_a_metric_without_value_is_a_dash_with_its_reason():
@@ -179,5 +197,5 @@ def test_one_class_alone_gives_no_verdict():
 
 def test_pictures_of_mistakes_are_made_small():
     large = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8)).save(large, "PNG")
-    assert len(page(mistakes=[Mistake("a.png", "cat", "dog", 0.7, large.getvalue())])) < len(page()) + 200_000
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8)).save(large, "JPEG")
+    assert len(page(mistakes=[Mistake("a.jpg", "cat", "dog", 0.7, large.getvalue())])) < len(page()) + 200_000

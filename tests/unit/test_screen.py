@@ -1,6 +1,6 @@
 import pytest
 
-from catdog.training.screen import Screen
+from catdog.training.screen import Screen, say
 
 
 def test_a_line_without_a_speed_is_shown_without_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -12,3 +12,22 @@ def test_a_line_without_a_speed_is_shown_without_one(capsys: pytest.CaptureFixtu
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("step 2/4 frozen train loss 0.5000, accuracy 0.500, ") and "images/s" not in first
     assert "250 images/s, 12% waiting for data" in second
+
+
+def test_names_are_shown_as_they_are_and_steer_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    say("[red]cat[/red] :dog: \x1b[31m")
+    screen = Screen(total=4, done=0)
+    screen.step(1, "[/] \x1b[31m")
+    screen.say("[bold]x\x9b")
+    screen.close()
+    assert capsys.readouterr().err == "[red]cat[/red] :dog: \\x1b[31m\n[bold]x\\x9b\n"
+
+
+def test_the_bar_on_a_terminal_shows_a_phase_as_it_is_called(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    screen = Screen(total=4, done=0)
+    screen.step(1, "[red]\x07")
+    screen.close()
+    assert "[red]\\x07" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from tensorflow_datasets.core.download import resource
 from tensorflow_datasets.image_classification import cats_vs_dogs
 
 from catdog.data import sources
-from catdog.data.images import decode
+from catdog.data.images import Unreadable, decode
 from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.data.sources import Item, class_of, open_source
@@ -54,6 +54,19 @@ def labels(source: str) -> dict[str, int | None]:
         ("Cat-7.JPG", 0),
         ("cat/dog.1.jpg", 0),
         ("cats/dog/x.jpg", 1),
+        ("cat (1).jpg", 0),
+        ("Dog (12).JPG", 1),
+        ("cat1.jpg", 0),
+        ("dog_001.jpeg", 1),
+        ("cat 7.png", 0),
+        ("dogs (3).jpg", 1),
+        ("cat - 4.jpg", 0),
+        ("cat.1 - Copy.jpg", 0),
+        ("dog12", 1),
+        ("cats and dogs.jpg", None),
+        ("cat2dog.jpg", None),
+        ("cats.jpg", None),
+        ("dogsled1.jpg", None),
         ("dogs_vs_cats/1.jpg", None),
         ("category.1.jpg", None),
         ("catalogue/1.jpg", None),
@@ -125,6 +138,32 @@ def test_links_to_nothing_and_pipes_are_left_out_with_their_reason(tmp_path: Pat
     assert [found[f"cat/{i}.jpg"].label for i in (1, 2, 3, 4)] == [0, None, None, None]
     assert "No such file" in found["cat/2.jpg"].reason
     assert "regular" in found["cat/4.jpg"].reason
+
+
+def test_what_only_looks_like_a_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    pipe, device, endless = (sources.File(tmp_path / name) for name in ("pipe", "device", "endless"))
+    os.mkfifo(pipe.path)
+    device.path.symlink_to("/dev/zero")
+    endless.path.symlink_to("/proc/self/pagemap")  # declares to be empty, and gives bytes without end
+    for file in (pipe, device):
+        with pytest.raises(Unreadable, match="no regular file"):
+            file.read()
+    if Path("/proc/self/pagemap").exists():
+        assert endless.read() == b""
+
+
+def test_a_file_that_has_grown_too_large_meanwhile_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (item,) = items(f"folder:{write(tmp_path / 'cat/1.jpg', b'small').parents[1]}").values()
+    monkeypatch.setattr(sources, "MAX_BYTES", 10)
+    write(tmp_path / "cat/1.jpg", b"x" * 11)
+    assert item.content is not None
+    with pytest.raises(Unreadable, match="more than the 10 allowed"):
+        item.content.read()
+
+
+def test_a_zip_file_among_the_pictures_is_told_with_what_to_give(tmp_path: Path) -> None:
+    write(tmp_path / "train.zip", b"PK")
+    assert "give folder:PATH/train.zip" in items(f"folder:{tmp_path}")["train.zip"].reason
 
 
 def test_names_in_any_encoding_are_taken(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pictures import class_folders, damaged, encoded, picture, thread_pool
+from pictures import class_folders, damaged, encoded, many_scans, picture, thread_pool
 
 from catdog.data.example import Value, decode_example, encode_example
 from catdog.data.options import PrepareOptions
@@ -155,7 +155,10 @@ def test_a_manifest_that_contradicts_itself_is_found(
     [
         (lambda f: f.update({"image/encoded": b"\xff\xd8 no picture"}), "cannot be decoded"),
         (lambda f: f.update({"image/encoded": f["image/encoded"][:-200]}), "cannot be decoded"),
-        (lambda f: f.update({"image/encoded": encoded(picture(1), "PNG")}), "PNG"),
+        (lambda f: f.update({"image/encoded": encoded(picture(1), "PNG")}), "PNG where only JPEG is read"),
+        (lambda f: f.update({"image/encoded": encoded(picture(1), "EPS")}), "PostScript where only JPEG is read"),
+        (lambda f: f.update({"image/encoded": b"%!PS-Adobe-3.0 EPSF-3.0"}), "PostScript where only JPEG is read"),
+        (lambda f: f.update({"image/encoded": many_scans(101)}), "more than the 100 scans"),
         (lambda f: f.update({"image/encoded": encoded(picture(1).convert("L"))}), "'L'"),
         (lambda f: f.update({"image/height": 7}), "its features say"),
         (lambda f: f.update({"image/class/text": b"bird"}), "bird"),
