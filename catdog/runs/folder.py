@@ -181,8 +181,8 @@ def require_ours(run: Bucket) -> None:
         if tomli_w.dumps(parse_toml(content)).encode() != content and not committed(run.list(f"{CHECKPOINTS}/")):
             raise CallerError(f"{run.uri}: its {RECIPE} was written by hand, not by a run: name another folder")
         return
-    others = [name for name in (METRICS, MODEL, REPORT) if run.exists(name)]
-    others += [folder for folder in (CHECKPOINTS, "evaluation", TENSORBOARD) if run.list(f"{folder}/")]
+    others = [folder for folder in (CHECKPOINTS, "evaluation", TENSORBOARD) if run.list(f"{folder}/")]
+    others += [name for name in (METRICS, MODEL, REPORT) if run.exists(name)]
     if (lease := run.find(LEASE)) is not None and not is_lease(lease):
         others.append(LEASE)
     if others:
