@@ -65,13 +65,15 @@ class Folder(Bucket):
             except FileNotFoundError:
                 raise _deleted(self.local(name)) from None
             written = _written(os.fstat(file.fileno()))
-            if written != stat.written and (found := crc32c_of(file)) != stat.crc32c:
-                raise Changed(
-                    f"{self.local(name)}: was written anew while this process relied on it:"
-                    f" crc32c {stat.crc32c} expected, {found} found"
-                )
+            if written != stat.written:
+                if (found := crc32c_of(file)) != stat.crc32c:
+                    raise Changed(
+                        f"{self.local(name)}: was written anew while this process relied on it:"
+                        f" crc32c {stat.crc32c} expected, {found} found"
+                    )
+                stat = replace(stat, written=written)
             closing.pop_all()
-            return file, replace(stat, written=written)
+            return file, stat
 
     def exists(self, name: str) -> bool:
         return self.local(name).is_file()
