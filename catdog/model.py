@@ -125,7 +125,9 @@ def _load(backbone: keras.Model, settings: Model) -> None:
             # Keras only warns of layers that the file does not have, and leaves them untrained.
             warnings.simplefilter("error", UserWarning)
             backbone.load_weights(path)
-    except (ValueError, OSError, KeyError, UserWarning) as error:
+    except OSError as error:
+        raise CallerError(f"model.weights = {settings.weights!r}: cannot be opened: {one_line(error)[:200]}") from None
+    except (ValueError, KeyError, UserWarning) as error:
         raise CallerError(
             f"model.weights = {settings.weights!r}: does not fit {settings.backbone}: {one_line(error)[:200]}"
         ) from None

@@ -1,5 +1,6 @@
 """A source → a data set: decoded, deduplicated, split, shuffled, sharded, and only then given its manifest."""
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from rich.console import Console
@@ -22,7 +24,7 @@ from catdog.data.process_pool import cores, process_pool
 from catdog.data.shards import CLASSES, MANIFEST, SHARD_NAME, SKIPPED, SPLITS, Manifest, Shard, load_manifest
 from catdog.data.sources import Item, Opened, open_source
 from catdog.data.tfrecord import write_records
-from catdog.errors import CallerError, one_line
+from catdog.errors import CallerError, naming, one_line
 from catdog.storage import Bucket
 
 _TOGETHER = 16
@@ -77,8 +79,9 @@ def prepare(
         return Prepared(_reused(source, options, bucket, reuse), 0, written=False)
     opened = open_source(source, options.seed)
     # The converted pictures lie in a nameless file until all are known: beside the shards, where there is room for them.
-    with tempfile.TemporaryFile(dir=bucket.scratch()) as spool:
-        pictures, unusable = _convert_all(opened, options.side, spool)
+    scratch = bucket.scratch()
+    with _spool(scratch) as spool:
+        pictures, unusable = _convert_all(opened, options.side, spool, scratch)
         pictures, repeated = _unique(pictures)
         skipped = sorted([*unusable, *repeated], key=lambda s: (s.name, s.reason))
         _refuse_missing(source, pictures, skipped)
@@ -90,6 +93,17 @@ def prepare(
     manifest = Manifest(source, asdict(options), tuple(written))
     bucket.write(MANIFEST, manifest.to_json())
     return Prepared(manifest, len(skipped), written=True)
+
+
+@contextlib.contextmanager
+def _spool(folder: Path) -> Iterator[BinaryIO]:
+    """A nameless file, whose name in an error is that of its folder."""
+    spool = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+    try:
+        yield spool
+    finally:
+        with naming(folder):
+            spool.close()
 
 
 def split(pictures: Iterable[Picture], options: PrepareOptions) -> dict[str, list[Picture]]:
@@ -137,7 +151,7 @@ def _clear(bucket: Bucket) -> None:
             bucket.delete(name)
 
 
-def _convert_all(opened: Opened, side: int, spool: BinaryIO) -> tuple[list[Picture], list[Skipped]]:
+def _convert_all(opened: Opened, side: int, spool: BinaryIO, scratch: Path) -> tuple[list[Picture], list[Skipped]]:
     pictures: list[Picture] = []
     skipped: list[Skipped] = []
     columns = [
@@ -159,7 +173,8 @@ def _convert_all(opened: Opened, side: int, spool: BinaryIO) -> tuple[list[Pictu
                 digest = hashlib.sha256(jpeg).hexdigest()
                 assert item.label is not None
                 pictures.append(Picture(item.name, item.label, digest, height, width, spool.tell(), len(jpeg)))
-                spool.write(jpeg)
+                with naming(scratch):
+                    spool.write(jpeg)
             done = len(pictures) + len(skipped)
             progress.update(task, completed=done, rate=done / (time.monotonic() - began))
     return pictures, skipped

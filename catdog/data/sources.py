@@ -19,6 +19,7 @@ from catdog.data.example import Value, decode_example
 from catdog.data.shards import CLASSES
 from catdog.data.tfrecord import record_index
 from catdog.errors import CallerError
+from catdog.storage import expanded
 
 MAX_BYTES = 200_000_000
 """A larger file is not read."""
@@ -60,7 +61,7 @@ def open_source(source: str, seed: int) -> Opened:
             drawn_pictures.EXAMPLES,
         )
     if kind == "folder" and rest:
-        path = Path(rest).expanduser()
+        path = expanded(rest)
         return _zip(path) if path.is_file() else _folder(path)
     if source == "tfds:cats_vs_dogs":
         return _tfds("cats_vs_dogs")

@@ -3,9 +3,9 @@
 from catdog.errors import CallerError
 from catdog.storage.bucket import PATIENCE, Bucket, Changed, Stat, Unavailable, crc32c
 from catdog.storage.google import GoogleBucket
-from catdog.storage.local import Folder
+from catdog.storage.local import Folder, expanded
 
-__all__ = ["Bucket", "Changed", "Folder", "GoogleBucket", "Stat", "Unavailable", "crc32c", "open_bucket"]
+__all__ = ["Bucket", "Changed", "Folder", "GoogleBucket", "Stat", "Unavailable", "crc32c", "expanded", "open_bucket"]
 
 
 def open_bucket(uri: str, *, patience: float = PATIENCE) -> Bucket:

@@ -24,7 +24,7 @@ class MetricsLog:
     def __init__(self, run: Bucket | None, lines: list[Line]) -> None:
         self._lines = lines
         self._in_place = run.local(TENSORBOARD) if run is not None else None
-        self._temporary = tempfile.TemporaryDirectory()
+        self._temporary = None if self._in_place else tempfile.TemporaryDirectory()
         self._folder = self._in_place or Path(self._temporary.name)
         for stale in self._folder.glob("events.*"):
             stale.unlink()
@@ -56,7 +56,8 @@ class MetricsLog:
 
     def close(self) -> None:
         self._events.close()
-        self._temporary.cleanup()
+        if self._temporary:
+            self._temporary.cleanup()
 
     def _add_event(self, line: Line) -> None:
         numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and k not in ("step", "time")}

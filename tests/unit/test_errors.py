@@ -15,6 +15,9 @@ from catdog.errors import CallerError, FinalError, RunError, did_you_mean, exit_
         (FinalError("gone for good"), 1, "program: failed: gone for good"),
         (KeyboardInterrupt(), 130, "program: interrupted"),
         (OSError(errno.ENOSPC, "No space left", "some/file"), 1, "program: failed: No space left: some/file"),
+        (OSError(errno.ELOOP, "Too many links", b"some/\xff"), 1, "program: failed: Too many links: some/\udcff"),
+        (OSError(errno.EXDEV, "Other device", "from", None, "to"), 1, "program: failed: Other device: to"),
+        (OSError(errno.EMFILE, "Too many open files"), 1, "program: failed: Too many open files"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
@@ -33,7 +36,9 @@ def test_a_command_that_ends_well_has_its_own_code(code: int) -> None:
     assert exit_code("program", lambda: code) == code
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.EBADF, "a bug")])
+@pytest.mark.parametrize(
+    "error", [ValueError("a bug"), OSError(errno.EBADF, "a bug"), OSError(errno.EBADF, "a bug", 7), OSError("a bug")]
+)
 def test_a_bug_keeps_its_traceback(error: Exception) -> None:
     def fail() -> int:
         raise error
