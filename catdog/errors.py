@@ -126,11 +126,15 @@ def _told(program: str, command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         _tell(f"{program}: interrupted")
         return INTERRUPTED
+    except MemoryError as error:
+        _tell(f"{program}: failed: not enough memory: {one_line(error)}")
+        return FAILED
     except OSError as error:
         if not _flushed(program):
             return FAILED
         named = [name for name in (error.filename2, error.filename) if isinstance(name, str | bytes | os.PathLike)]
-        if not named and error.errno not in _OUTSIDE:
+        numbers = {error.errno, getattr(error.__cause__, "errno", None)}  # a library may tell it in its own words
+        if not named and not numbers & {*_OUTSIDE}:
             raise
         _tell(": ".join([f"{program}: failed", error.strerror or one_line(error), *map(os.fsdecode, named[:1])]))
         return FAILED

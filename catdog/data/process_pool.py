@@ -30,10 +30,15 @@ def cores() -> int:
 def process_pool() -> Iterator[ProcessPoolExecutor]:
     """A pool of as many processes as cores; when the block raises, what has not begun is dropped.
 
-    Raises RunError in place of BrokenProcessPool. Processes are spawned: a fork of a process that runs threads, as
-    TensorFlow's, may hang.
+    Raises RunError in place of BrokenProcessPool, and where the system has no semaphores for a pool. Processes are
+    spawned: a fork of a process that runs threads, as TensorFlow's, may hang.
     """
-    pool = _Pool(cores(), multiprocessing.get_context("spawn"), initializer=_begin)
+    try:
+        pool = _Pool(cores(), multiprocessing.get_context("spawn"), initializer=_begin)
+    except OSError as error:
+        raise RunError(
+            f"no pool of processes can be had: {error.strerror}; on Linux it needs room and the right to write in /dev/shm"
+        ) from None
     try:
         yield pool
     except BrokenProcessPool:

@@ -17,6 +17,7 @@ from catdog.errors import CallerError, FinalError, RunError, did_you_mean, exit_
         (OSError(errno.ENOSPC, "No space left", "some/file"), 1, "program: failed: No space left: some/file"),
         (OSError(errno.ELOOP, "Too many links", b"some/\xff"), 1, "program: failed: Too many links: some/\udcff"),
         (OSError(errno.EXDEV, "Other device", "from", None, "to"), 1, "program: failed: Other device: to"),
+        (MemoryError("9 GiB"), 1, "program: failed: not enough memory: 9 GiB"),
         (OSError(errno.EMFILE, "Too many open files"), 1, "program: failed: Too many open files"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
@@ -64,3 +65,14 @@ def test_the_most_like_of_the_known_names_is_meant_if_any_is_like_it() -> None:
     assert did_you_mean("pedict", known, repr) == "did you mean 'predict'?"
     assert did_you_mean("qqq", known) == did_you_mean("x", ()) == ""
     assert did_you_mean("tra", known, cutoff=0.9) == ""
+
+
+def test_what_the_system_told_a_library_is_told_in_the_library_s_words(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        try:
+            raise FileNotFoundError(errno.ENOENT, "No usable temporary directory")
+        except OSError as error:
+            raise OSError("no place for a cache; set CACHE") from error
+
+    assert exit_code("program", fail) == 1
+    assert capsys.readouterr().err == "program: failed: no place for a cache; set CACHE\n"

@@ -1,6 +1,8 @@
 import json
+import os
 from pathlib import Path
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from catdog.runs.metrics_file import kept_lines
@@ -25,3 +27,17 @@ def test_tensorboard_shows_each_step_once_after_a_restart(tmp_path: Path) -> Non
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(2, 0.5), (4, 0.5), (6, 0.25)]
     assert [json.loads(text)["step"] for text in second.objects()["metrics.jsonl"].decode().splitlines()] == [2, 4, 6]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    log = MetricsLog(open_bucket(str(tmp_path)), [])
+    (events,) = tmp_path.glob("tensorboard/events.*")
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), log._file.fileno())
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        log.add(line(2))
+    assert caught.value.filename == str(events)
+    with pytest.raises(OSError, match="No space left on device"):
+        log.close()
+    assert capfd.readouterr().err == ""
