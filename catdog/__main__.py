@@ -1,5 +1,20 @@
-"""`python -m catdog`, the same as the `catdog` command."""
+"""The `catdog` command and `python -m catdog`: its first instructions."""
 
-from catdog.cli import main
+from typing import NoReturn
 
-main()
+from catdog.errors import run_program
+
+
+def main() -> NoReturn:
+    """The console script."""
+    run_program("catdog", _command)
+
+
+def _command() -> int:
+    from catdog import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -267,8 +267,8 @@ Command = Prepare | Verify | Train | Evaluate | Predict | Runs | Pull
 COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in typing.get_args(Command)}
 
 
-def main() -> None:
-    """The console script."""
+def main() -> typing.NoReturn:
+    """The words of this process's command line, done."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a name that cannot be shown ends no command
     sys.exit(run(sys.argv[1:]))

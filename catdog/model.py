@@ -125,6 +125,8 @@ def _load(backbone: keras.Model, settings: Model) -> None:
             # Keras only warns of layers that the file does not have, and leaves them untrained.
             warnings.simplefilter("error", UserWarning)
             backbone.load_weights(path)
+    except OSError as error:
+        raise CallerError(f"model.weights = {settings.weights!r}: cannot be opened: {one_line(error)[:200]}") from None
     except Exception as error:  # on a broken file HDF5 may raise anything
         raise CallerError(
             f"model.weights = {settings.weights!r}: does not fit {settings.backbone}: {one_line(error)[:200]}"

@@ -147,6 +147,8 @@ def main() -> int:
             signal.pause()
     except Refused as error:
         parser.exit(2, f"infra.bucket: error: {error}\n")
+    except OSError as error:
+        parser.exit(1, f"infra.bucket: failed: {error}\n")
     except KeyboardInterrupt:
         pass
     return 0

@@ -281,6 +281,8 @@ def main() -> int:
             _run(options.folder, options.words)
     except Refused as error:
         parser.exit(2, f"infra.cluster: error: {error}\n")
+    except OSError as error:
+        parser.exit(1, f"infra.cluster: failed: {error}\n")
     except KeyboardInterrupt:
         return 130
     return 0

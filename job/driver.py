@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 
+from catdog.data.process_pool import cores
 from catdog.errors import CallerError, FinalError, HeldError, RunError, Stopped, one_line, signalled, tell
 from catdog.parsing import entry, parse_json
 from catdog.recipe import Recipe, check_replicas, check_strategy, override, to_toml
@@ -203,7 +204,7 @@ def _cluster(recipe: Recipe) -> Iterator[None]:
     except ConnectionError as error:
         if address not in ("auto", "local"):
             raise CallerError(f"RAY_ADDRESS = {address!r}: no Ray cluster answers there: {one_line(error)}") from None
-        cpus = max(os.cpu_count() or 1, recipe.cluster.bounds[1] * recipe.cluster.cpus)
+        cpus = max(cores(), recipe.cluster.bounds[1] * recipe.cluster.cpus)
         _say(f"starting Ray on this machine, with room for {cpus} CPUs")
         os.environ[names.GCS_PORT] = port = str(free_port())
         os.environ[names.STATE_TRACKING] = "0"  # for a page of a dashboard that nobody is told of

@@ -6,7 +6,7 @@ from dataclasses import replace
 from catdog.data.shards import load_manifest
 from catdog.errors import CallerError
 from catdog.recipe import Recipe
-from catdog.storage import Folder, open_bucket
+from catdog.storage import Folder, expanded, open_bucket
 
 
 def require_uris(recipe: Recipe) -> None:
@@ -45,4 +45,4 @@ def absolute(recipe: Recipe) -> Recipe:
 
 
 def _absolute(uri: str) -> str:
-    return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
+    return uri if "://" in uri else os.path.abspath(expanded(uri))

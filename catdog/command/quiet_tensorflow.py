@@ -1,18 +1,77 @@
-"""TensorFlow without the noise."""
+"""TensorFlow and Keras, imported as this program needs them and without the noise."""
 
+import contextlib
+import faulthandler
 import logging
 import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+
+from catdog.errors import CallerError, RunError, one_line
+from catdog.storage import expanded
+
+_KEEPER = """
+import sys
+if kept := sys.stdin.buffer.read():
+    sys.stderr.buffer.write(b"TensorFlow could not be imported; it wrote:\\n" + kept)
+"""
 
 
 def import_tensorflow() -> None:
-    """Import it, without what its libraries write to stderr before they can be told to be quiet."""
+    """Import both, whatever this person has set for other programs that use them.
+
+    What their libraries write to stderr before they can be told to be quiet is shown only when they fail. Raises
+    RunError then, and CallerError for settings of Keras that it refuses, and where no home directory is known.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    # Nobody changes the files that we read with it, and not every file system grants locks.
+    os.environ["HDF5_USE_FILE_LOCKING"] = "FALSE"
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
-    shown, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    expanded("~")  # without one some libraries fail hours later
     try:
-        import tensorflow  # noqa: F401
-    finally:
-        os.dup2(shown, 2)
-        os.close(shown)
-        os.close(nowhere)
+        with _quiet_unless_it_fails():
+            import keras
+            import tensorflow  # noqa: F401
+    except Exception as error:
+        told = one_line(error)
+        if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("keras/src/backend/config.py"):
+            place = os.environ.get("KERAS_HOME", "~/.keras")
+            raise CallerError(f"{place}/keras.json: Keras refuses these settings: {told}") from None
+        raise RunError(f"TensorFlow cannot be imported: {type(error).__name__}: {told}") from None
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+
+
+@contextlib.contextmanager
+def _quiet_unless_it_fails() -> Iterator[None]:
+    """Keep what is written to stderr; it is shown when the block raises, or when this process ends in it.
+
+    Another process keeps it: one that the system kills, as on a processor that TensorFlow is not made for, shows nothing.
+    """
+    shown = os.dup(2)
+    command = [sys.executable, "-I", "-S", "-c", _KEEPER]
+    # In a session of its own, so that Ctrl-C in this terminal is none of its business.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=shown, start_new_session=True) as keeper:
+        assert keeper.stdin is not None
+        os.dup2(keeper.stdin.fileno(), 2)
+        keeper.stdin.close()
+        trace = not faulthandler.is_enabled()
+        if trace:
+            faulthandler.enable(shown)
+        failed = False
+        try:
+            yield
+        except Exception:
+            failed = True
+            raise
+        finally:
+            if not failed:
+                keeper.kill()
+            if trace:
+                faulthandler.disable()
+            os.dup2(shown, 2)
+            os.close(shown)

@@ -1,5 +1,6 @@
 """A source → a data set: decoded, deduplicated, split, shuffled, sharded, and only then given its manifest."""
 
+import contextlib
 import hashlib
 import itertools
 import sys
@@ -9,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import BinaryIO
 
 from rich.console import Console
@@ -38,7 +40,7 @@ from catdog.data.shards import (
 from catdog.data.sources import NESTED, Item, Opened, open_source, require_source
 from catdog.data.split import Picture, own_splits, split, split_of
 from catdog.data.tfrecord import write_records
-from catdog.errors import CallerError, one_line, tell
+from catdog.errors import CallerError, naming, one_line, tell
 from catdog.storage import Bucket
 from catdog.storage.lease import hold, wait_until_free
 
@@ -107,8 +109,9 @@ def prepare(
         ours = own_files(bucket, there)
         opened = open_source(source, options.seed)
         # The converted pictures lie in a nameless file until all are known: beside the shards, where there is room.
-        with tempfile.TemporaryFile(dir=bucket.scratch()) as spool:
-            pictures, unusable = _convert_all(opened, options.side, spool)
+        scratch = bucket.scratch()
+        with _spool(scratch) as spool:
+            pictures, unusable = _convert_all(opened, options.side, spool, scratch)
             own = own_splits(pictures)
             pictures, astray = _placed(pictures, own)
             pictures, repeated = _unique(pictures)
@@ -135,6 +138,17 @@ def prepare(
     return Prepared(manifest, len(skipped), written=True, near_duplicates=near_duplicates)
 
 
+@contextlib.contextmanager
+def _spool(folder: Path) -> Iterator[BinaryIO]:
+    """A nameless file, whose name in an error is that of its folder."""
+    spool = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+    try:
+        yield spool
+    finally:
+        with naming(folder):
+            spool.close()
+
+
 def _say(text: str) -> None:
     tell(text, file=sys.stderr)
 
@@ -154,7 +168,7 @@ def _reused(there: Manifest, source: str, options: PrepareOptions, bucket: Bucke
     return there
 
 
-def _convert_all(opened: Opened, side: int, spool: BinaryIO) -> tuple[list[Picture], list[Skipped]]:
+def _convert_all(opened: Opened, side: int, spool: BinaryIO, scratch: Path) -> tuple[list[Picture], list[Skipped]]:
     pictures: list[Picture] = []
     skipped: list[Skipped] = []
     columns = [
@@ -177,7 +191,8 @@ def _convert_all(opened: Opened, side: int, spool: BinaryIO) -> tuple[list[Pictu
                 assert item.label is not None
                 place, folder = (spool.tell(), len(jpeg)), split_of(item.name)
                 pictures.append(Picture(item.name, item.label, digest, height, width, *place, folder, hash_))
-                spool.write(jpeg)
+                with naming(scratch):
+                    spool.write(jpeg)
             done = len(pictures) + len(skipped)
             progress.update(task, completed=done, rate=done / (time.monotonic() - began))
     return pictures, skipped

@@ -1,39 +1,44 @@
 """Work on all cores: a pool of processes that ends with the one that started it, however that ends."""
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
 
+from catdog.data.cpu_quota import cpu_quota
 from catdog.errors import RunError
+
+T = TypeVar("T")
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use; of a container's share of the machine's time, a part counts as one."""
+    if hasattr(os, "process_cpu_count"):
+        allowed = os.process_cpu_count()
+    else:
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, math.ceil(min(allowed or 1, cpu_quota())))
 
 
 @contextlib.contextmanager
 def process_pool() -> Iterator[ProcessPoolExecutor]:
     """A pool of as many processes as cores; when the block raises, what has not begun is dropped.
 
-    Raises RunError in place of BrokenProcessPool, and where no pool can be made. Processes are spawned: a fork of a
-    process that runs threads, as TensorFlow's, may hang.
+    Raises RunError in place of BrokenProcessPool, and where the system has no semaphores for a pool. Processes are
+    spawned: a fork of a process that runs threads, as TensorFlow's, may hang.
     """
     try:
-        pool = ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), initializer=_begin)
-    except OSError as error:  # its locks are semaphores, which lie in a file system in memory
+        pool = _Pool(cores(), multiprocessing.get_context("spawn"), initializer=_begin)
+    except OSError as error:
         raise RunError(
-            f"a pool of processes cannot be made: {error.strerror}: {error.filename or '/dev/shm'}"
+            f"no pool of processes can be had: {error.strerror}; on Linux it needs room and the right to write in /dev/shm"
         ) from None
-    # The first submission starts all processes. Ctrl-C is held back from them until they know to ignore it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    pool.submit(os.getpid)
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         yield pool
     except BrokenProcessPool:
@@ -42,6 +47,18 @@ def process_pool() -> Iterator[ProcessPoolExecutor]:
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class _Pool(ProcessPoolExecutor):
+    """One whose processes never see Ctrl-C: it is held back from each, from its first instruction on."""
+
+    def submit(self, call: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
+        # A submission starts a process where none is idle, which inherits what is held back here.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(call, *arguments, **named)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin() -> None:

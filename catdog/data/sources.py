@@ -19,6 +19,7 @@ from catdog.data.shards import CLASSES
 from catdog.data.tfrecord import checked_payload, record_index
 from catdog.data.zip_members import zip_members
 from catdog.errors import CallerError, RunError
+from catdog.storage import expanded
 
 MAX_BYTES = 200_000_000
 """A larger file is not read."""
@@ -74,7 +75,7 @@ def open_source(source: str, seed: int) -> Opened:
             drawn_pictures.EXAMPLES,
         )
     if kind == "folder":
-        path = Path(rest).expanduser()
+        path = expanded(rest)
         return _zip(path) if path.is_file() else _folder(path)
     return _tfds(rest)
 

@@ -4,9 +4,20 @@ from catdog.errors import CallerError
 from catdog.parsing import brief
 from catdog.storage.bucket import PATIENCE, Bucket, Changed, Stat, TooLarge, Unavailable, crc32c
 from catdog.storage.google import GoogleBucket
-from catdog.storage.local import Folder
+from catdog.storage.local import Folder, expanded
 
-__all__ = ["Bucket", "Changed", "Folder", "GoogleBucket", "Stat", "TooLarge", "Unavailable", "crc32c", "open_bucket"]
+__all__ = [
+    "Bucket",
+    "Changed",
+    "Folder",
+    "GoogleBucket",
+    "Stat",
+    "TooLarge",
+    "Unavailable",
+    "crc32c",
+    "expanded",
+    "open_bucket",
+]
 
 
 _LONGEST = 4096

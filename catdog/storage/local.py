@@ -3,23 +3,39 @@
 import contextlib
 import errno
 import fcntl
+import functools
+import itertools
+import logging
 import os
 import re
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from catdog.errors import CallerError, RunError
+from catdog.errors import CallerError, RunError, naming
 from catdog.storage.bucket import Bucket, Changed, Stat, crc32c, crc32c_of, nobody
+from catdog.storage.lock import alone
 
 _LOCK = ".lock"
 _PARTS = ".part-*"
 _PART = re.compile(r"\.part-[a-z0-9_]{8}-(.+)", re.DOTALL)
-"""Name of a file on its way: eight characters of Python's, and the name of the file that it is to become."""
+"""Name of a file on its way: eight random characters, and the name of the file that it is to become."""
+
+_UNWRITABLE = (
+    *(errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+)
+"""What another place would mend."""
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system tells that cannot be asked to write something down, as one in memory or over a network."""
+_NO_SYNC_OF_FOLDERS = (*_NO_SYNC, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
+"""What one tells that cannot be asked it of a folder, or lets nobody open this one."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,7 @@ class Folder(Bucket):
 
     @property
     def _root(self) -> Path:
-        return Path(self.uri).expanduser()
+        return expanded(self.uri)
 
     def times(self, prefix: str = "", faults: dict[str, str] | None = None) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -91,33 +107,30 @@ class Folder(Bucket):
     def reading(self, name: str) -> Iterator[Path]:
         path = self.local(name)
         if not path.is_file():
-            raise FileNotFoundError(path)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         yield path
 
     @contextlib.contextmanager
     def writing(self, name: str, *, new: bool = False) -> Iterator[Path]:
         target = self.local(name)
-        with self._writable():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = _new_part(target)
-        try:
-            yield temporary
-            _sync(temporary)
-            temporary.chmod(0o644)
-            with self._alone() if new else contextlib.nullcontext():
-                there = self.stat(name) if new else None
-                if there is not None and there != Stat(temporary.stat().st_size, crc32c(temporary)):
-                    raise _changed(target)
-                os.replace(temporary, target)
-            _sync(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-            os.close(handle)
+        with self._folder(target.parent), naming(target):
+            with self._writable():
+                handle, temporary = _new_part(target)
+            try:
+                yield temporary
+                _sync(temporary)
+                with self._alone() if new else contextlib.nullcontext():
+                    there = self.stat(name) if new else None
+                    if there is not None and there != Stat(temporary.stat().st_size, crc32c(temporary)):
+                        raise _changed(target)
+                    os.replace(temporary, target)
+                _sync_folder(target.parent, self.uri)
+            finally:
+                temporary.unlink(missing_ok=True)
+                os.close(handle)
 
     def swap(self, name: str, content: bytes, expected: Stat | None) -> Stat:
-        with self._writable():
-            self.local(name).parent.mkdir(parents=True, exist_ok=True)
-        with self._alone():
+        with self._folder(self._root), self._alone():
             if self.stat(name) != expected:
                 raise _changed(self.local(name))
             self._sweep(self.local(name).parent.glob(_PARTS), name.__eq__)
@@ -141,12 +154,24 @@ class Folder(Bucket):
             self._root.mkdir(parents=True, exist_ok=True)
         return self._root
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
         """Alone with the bucket among all who ask for this."""
-        with open(self._root / _LOCK, "a") as lock:  # not beside the object, where it might be deleted
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        return alone(self._root / _LOCK)  # not beside the object, where it might be deleted
+
+    @contextlib.contextmanager
+    def _folder(self, folder: Path) -> Iterator[None]:
+        """Have a folder, which is made if it isn't there, and gone again if the block ends badly with nothing in it."""
+        with self._writable():
+            made = list(itertools.takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
+        try:
+            with self._writable():
+                folder.mkdir(parents=True, exist_ok=True)
             yield
+        except BaseException:
+            for path in made:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            raise
 
     def _sweep(self, parts: Iterable[Path], ours: Callable[[str], bool]) -> None:
         for path in parts:
@@ -168,7 +193,9 @@ class Folder(Bucket):
         """Turn what the caller can mend into a CallerError; a full disk passes, for that is no mistake."""
         try:
             yield
-        except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
             raise CallerError(f"{self.uri}: cannot be written: {error.strerror}: {error.filename}") from None
 
 
@@ -206,17 +233,56 @@ def _hidden(name: str) -> bool:
 def _new_part(target: Path) -> tuple[int, Path]:
     """A new file to become `target`, and a handle that keeps it locked, so that nobody sweeps it away while it is open."""
     while True:
-        handle, text = tempfile.mkstemp(prefix=".part-", suffix=f"-{target.name}", dir=target.parent)
+        part = target.with_name(f".part-{secrets.token_hex(4)}-{target.name}")
+        # With the rights that this person gives to new files: on some mounts they cannot be changed later.
+        handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         with contextlib.suppress(OSError):  # where nothing can be locked, nothing is swept either
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
-            return handle, Path(text)
+            return handle, part
         os.close(handle)  # swept away before it was locked
 
 
+def expanded(path: str) -> Path:
+    """A path whose first part may be `~` or `~NAME`, somebody's home; raises CallerError where that is not known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise CallerError(f"{path}: no home directory is known here: set HOME, or give the whole path") from None
+
+
 def _sync(path: Path) -> None:
+    """Have the disk keep a file."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(handle)
+
+
+def _sync_folder(path: Path, uri: str) -> None:
+    """Have the disk keep the names in a folder of the bucket at a URI.
+
+    The bytes behind them are safe already, and so is the work while the machine goes on: where a folder cannot be synced,
+    nothing has to end, but what is wrong with the disk is told.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC_OF_FOLDERS:
+            _tell_unsynced(uri, error.strerror or str(error))
+
+
+@functools.cache
+def _tell_unsynced(uri: str, reason: str) -> None:
+    """Once for a bucket and reason."""
+    _log.warning(
+        "%s: folders cannot be synced: %s: if the machine fails, what was written last may be gone", uri, reason
+    )

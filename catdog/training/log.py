@@ -1,7 +1,10 @@
 """The run's numbers: metrics.jsonl and TensorBoard, at the same points."""
 
+import contextlib
 import itertools
 import json
+import os
+import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -10,8 +13,9 @@ from pathlib import Path
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
+from catdog.errors import naming
 from catdog.runs.folder import METRICS, TENSORBOARD
 from catdog.runs.metrics_file import Line
 from catdog.storage import Bucket
@@ -30,13 +34,17 @@ class MetricsLog:
     def __init__(self, run: Bucket | None, lines: list[Line]) -> None:
         self._lines = lines
         self._in_place = run.local(TENSORBOARD) if run is not None else None
-        self._temporary = tempfile.TemporaryDirectory()
-        self._folder = self._in_place or Path(self._temporary.name)
-        for stale in self._folder.glob("events.*"):
+        self._closing = contextlib.ExitStack()
+        folder = self._in_place or Path(self._closing.enter_context(tempfile.TemporaryDirectory()))
+        for stale in folder.glob("events.*"):
             if stale.name.endswith(_SUFFIX) or _tells_of(stale, lines):
                 stale.unlink()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._events = EventFileWriter(str(self._folder), filename_suffix=_SUFFIX)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Not TensorBoard's EventFileWriter, whose thread tells of a full disk in a traceback.
+        name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}{_SUFFIX}"
+        self._path = folder / name
+        self._file = self._closing.enter_context(self._path.open("wb"))
+        self._write_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
         for line in lines:
             self._add_event(line)
 
@@ -57,18 +65,21 @@ class MetricsLog:
         content = "".join(json.dumps(line, allow_nan=False) + "\n" for line in self._lines).encode()
         if self._in_place:
             return {METRICS: content}
-        self._events.flush()
-        (events,) = self._folder.glob("events.*")
-        return {METRICS: content, f"{TENSORBOARD}/events.out.tfevents": events.read_bytes()}
+        return {METRICS: content, f"{TENSORBOARD}/events.out.tfevents": self._path.read_bytes()}
 
     def close(self) -> None:
-        self._events.close()
-        self._temporary.cleanup()
+        with naming(self._path):
+            self._closing.close()
 
     def _add_event(self, line: Line) -> None:
         numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and k not in ("step", "time")}
         values = [Summary.Value(tag=f"{line['split']}/{name}", simple_value=v) for name, v in numbers.items()]
-        self._events.add_event(Event(wall_time=line.get("time", 0.0), step=line["step"], summary=Summary(value=values)))
+        self._write_event(Event(wall_time=line.get("time", 0.0), step=line["step"], summary=Summary(value=values)))
+
+    def _write_event(self, event: Event) -> None:
+        with naming(self._path):
+            RecordWriter(self._file).write(event.SerializeToString())
+            self._file.flush()
 
 
 def _tells_of(events: Path, lines: Sequence[Line]) -> bool:

@@ -1,6 +1,13 @@
-"""`python -m job.submit`."""
+"""`python -m job.submit`: its first instructions."""
 
-from job.submit.commands import main
+from catdog.errors import run_program
+
+
+def _command() -> int:
+    from job.submit import commands
+
+    return commands.main()
+
 
 if __name__ == "__main__":
-    main()
+    run_program("job.submit", _command)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -138,7 +138,7 @@ class Stop:
 COMMANDS: Mapping[str, type[Status] | type[Logs] | type[Stop]] = {"status": Status, "logs": Logs, "stop": Stop}
 
 
-def main() -> None:
+def main() -> NoReturn:
     logging.disable()  # Ray's client tells of every step, and of faults that are told here in one line
     sys.exit(run(sys.argv[1:]))
 

@@ -14,7 +14,7 @@ import yaml
 from catdog.command.arguments import parse_command
 from catdog.command.locations import require_uris
 from catdog.recipe import Cache, Recipe, check_replicas, load_recipe
-from job.train import Train
+from job.command import Train
 from tests.infra.kuberay_fields import cluster_spec, faults, pod_templates
 from tests.infra.terraform import Terraform
 from tests.infra.tools import ROOT, readme_command, run

@@ -1,6 +1,7 @@
 """The folder of the cache: within its limit at every moment, and shared between processes that come, go and are killed."""
 
 import contextlib
+import errno
 import fcntl
 import multiprocessing
 import os
@@ -198,6 +199,50 @@ def test_files_that_the_cache_did_not_make_are_neither_counted_nor_touched(tmp_p
         read_through(cache, shards)
     assert {"notes.txt", "train-00000-of-00004.tfrecord", "deadbeef-5-my own.tfrecord", "dir"} < set(names(tmp_path))
     assert (tmp_path / "train-00000-of-00004.tfrecord").read_bytes() == b"mine"
+
+
+class OnFullDisk(FakeBucket):
+    """A store whose shards go to a disk with room for some of them, whatever the cache's limit is."""
+
+    def __init__(self, shards: list[Shard], folder: Path, room: int) -> None:
+        super().__init__(shards)
+        self._folder = folder
+        self._room = room
+
+    def fetch(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None]) -> None:
+        if sum(file.stat().st_size for file in self._folder.glob("*.tfrecord")) + stat.size > self._room:
+            path.write_bytes(b"")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().fetch(name, stat, path, tell)
+
+
+def test_on_a_disk_that_is_full_below_the_limit_what_nobody_uses_gives_way(tmp_path):
+    shards = make_shards(8)
+    with cached(OnFullDisk(shards, tmp_path, 3 * SIZE), tmp_path, fetchers=1) as cache:
+        read_through(cache, shards)
+        with cache.follow(shards, iter([Need(0, 0, 9), Need(1, 0, 9)])) as files:
+            files.reach(0)
+            assert_read(files, shards, 0, 1)
+            with cache.follow(shards, one_after_another(*range(2, 8))) as others:
+                for step in range(6):
+                    others.reach(step)
+                    assert_read(others, shards, step + 2)
+            assert {0, 1} < set(there(tmp_path, shards))
+
+
+def test_a_disk_that_is_full_of_what_is_in_use_is_told_with_the_file(tmp_path):
+    shards = make_shards(3)
+    with (
+        cached(OnFullDisk(shards, tmp_path, 2 * SIZE), tmp_path, ahead=0) as cache,
+        cache.follow(shards, iter([Need(0, 0, 9), Need(1, 0, 9), Need(2, 1, 1)])) as files,
+    ):
+        files.reach(0)
+        assert_read(files, shards, 0, 1)
+        files.reach(1)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            files.open(shards[2])
+        assert caught.value.filename == f"{entry(tmp_path, shards[2])}.part"
+        assert there(tmp_path, shards) == [0, 1]
 
 
 def flip(file: Path) -> None:

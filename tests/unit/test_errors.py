@@ -25,6 +25,10 @@ from catdog.errors import (
         (FinalError("gone for good"), 1, "program: failed: gone for good"),
         (KeyboardInterrupt(), 130, "program: interrupted"),
         (OSError(errno.ENOSPC, "No space left", "some/file"), 1, "program: failed: No space left: some/file"),
+        (OSError(errno.ELOOP, "Too many links", b"some/\xff"), 1, "program: failed: Too many links: some/\udcff"),
+        (OSError(errno.EXDEV, "Other device", "from", None, "to"), 1, "program: failed: Other device: to"),
+        (MemoryError("9 GiB"), 1, "program: failed: not enough memory: 9 GiB"),
+        (OSError(errno.EMFILE, "Too many open files"), 1, "program: failed: Too many open files"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
@@ -43,7 +47,9 @@ def test_a_command_that_ends_well_has_its_own_code(code: int) -> None:
     assert exit_code("program", lambda: code) == code
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.EBADF, "a bug")])
+@pytest.mark.parametrize(
+    "error", [ValueError("a bug"), OSError(errno.EBADF, "a bug"), OSError(errno.EBADF, "a bug", 7), OSError("a bug")]
+)
 def test_a_bug_keeps_its_traceback(error: Exception) -> None:
     def fail() -> int:
         raise error
@@ -101,3 +107,14 @@ def test_an_error_of_a_command_and_one_in_one_line_steer_no_terminal(capsys: pyt
     assert exit_code("program", fail) == 2
     assert capsys.readouterr().err == "program: error: process 1 on \\x1b[2Jhost\n"
     assert one_line(ValueError("\x1b[2J")) == "\\x1b[2J"
+
+
+def test_what_the_system_told_a_library_is_told_in_the_library_s_words(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        try:
+            raise FileNotFoundError(errno.ENOENT, "No usable temporary directory")
+        except OSError as error:
+            raise OSError("no place for a cache; set CACHE") from error
+
+    assert exit_code("program", fail) == 1
+    assert capsys.readouterr().err == "program: failed: no place for a cache; set CACHE\n"

@@ -1,6 +1,8 @@
 import json
+import os
 from pathlib import Path
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -50,3 +52,17 @@ def test_event_files_of_other_programs_stay_and_those_of_earlier_versions_go(tmp
     assert {path: path.read_bytes() for path in theirs} == theirs
     MetricsLog(open_bucket(str(tmp_path)), lines).close()
     assert len([*folder.iterdir()]) == 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    log = MetricsLog(open_bucket(str(tmp_path)), [])
+    (events,) = tmp_path.glob("tensorboard/events.*")
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), log._file.fileno())
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        log.add(line(2))
+    assert caught.value.filename == str(events)
+    with pytest.raises(OSError, match="No space left on device"):
+        log.close()
+    assert capfd.readouterr().err == ""

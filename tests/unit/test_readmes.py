@@ -15,7 +15,7 @@ import pytest
 from catdog import cli, recipe
 from catdog.command.arguments import parse_command
 from catdog.recipe import MAY_DIFFER, Recipe
-from job import train
+from job.command import Train
 from job.submit.commands import Submit, parse
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +160,7 @@ def taken_by_module(module: str, *words: str) -> None:
         if isinstance(command, Submit):
             recipe.override(Recipe(), command.settings)
     elif module == "job.train":
-        recipe.override(Recipe(), parse_command(train.Train, "train", module, list(words)).settings)
+        recipe.override(Recipe(), parse_command(Train, "train", module, list(words)).settings)
     elif module.partition(".")[0] in TOP:
         folder = ROOT / module.replace(".", "/")
         source = (folder / "__main__.py" if folder.is_dir() else folder.with_suffix(".py")).read_text()

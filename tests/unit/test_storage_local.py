@@ -1,11 +1,14 @@
 """What a reader of a bucket sees: whole objects, and nothing else."""
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from hypothesis import given
@@ -95,9 +98,15 @@ def test_what_is_new_replaces_nothing(bucket):
     assert bucket.list() == ["a"]
 
 
-def test_what_is_written_can_be_read_by_everyone(bucket):
-    bucket.write("a", b"")
-    assert bucket.local("a").stat().st_mode & 0o777 == 0o644
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_who_may_read_what_is_written_is_for_the_umask_to_say(bucket, mask, mode):
+    before = os.umask(mask)
+    try:
+        bucket.write("a", b"")
+        bucket.swap("b", b"", None)
+    finally:
+        os.umask(before)
+    assert [bucket.local(name).stat().st_mode & 0o777 for name in "ab"] == [mode, mode]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -214,3 +223,57 @@ def test_a_folder_where_nothing_can_be_made_is_refused_in_one_line(tmp_path):
     with pytest.raises(CallerError, match="cannot be written") as caught:
         open_bucket(str(folder / "data")).write("a", b"")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("root", ["", "there"])
+def test_a_write_that_fails_leaves_none_of_the_folders_that_it_made(tmp_path, root):
+    bucket = open_bucket(str(tmp_path / "bucket"))
+    if root:
+        bucket.write("there/a", b"")
+
+    def write() -> None:
+        with bucket.writing("there/deep/step-00000001/state.npz") as path:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        write()
+    assert caught.value.filename == str(bucket.local("there/deep/step-00000001/state.npz"))
+    left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")]
+    assert sorted(left) == (["bucket", "bucket/there", "bucket/there/a"] if root else [])
+
+
+def test_what_a_killed_writer_left_is_swept_with_its_folder(bucket):
+    bucket.write("kept/a", b"")
+    kill_a_writer(bucket, "step-00000001/state.npz")
+    kill_a_writer(bucket, "kept/b")
+    bucket.sweep()
+    assert sorted(path.name for path in Path(bucket.uri).rglob("*")) == ["a", "kept"]
+
+
+LOCKED = """
+import sys
+from pathlib import Path
+from catdog.storage.lock import alone
+with alone(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_who_has_a_lock_that_is_waited_for_is_told_and_the_wait_goes_on(bucket, caplog):
+    bucket.write("a", b"")
+    command = [sys.executable, "-c", LOCKED, str(bucket.local(".lock"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"locked\n"
+        swap = Thread(target=bucket.swap, args=("b", b"new", None))
+        swap.start()
+        deadline = time.monotonic() + 60
+        while not caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (told,) = caplog.messages
+        assert told.endswith(f".lock: waiting for process {holder.pid} on {socket.gethostname()}, which has it locked")
+        assert swap.is_alive() and not bucket.exists("b")
+        holder.communicate(timeout=60)
+    swap.join(60)
+    assert bucket.read("b") == b"new"

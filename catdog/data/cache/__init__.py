@@ -15,7 +15,7 @@ from catdog.data.order import Need
 from catdog.data.shards import Shard
 from catdog.errors import CallerError
 from catdog.recipe import Cache
-from catdog.storage import Bucket, Folder, Stat
+from catdog.storage import Bucket, Folder, Stat, expanded
 
 __all__ = ["Closed", "ShardCache", "ShardFiles", "open_cache", "require_limit", "required_bytes"]
 
@@ -60,7 +60,7 @@ def open_cache(bucket: Bucket, pins: Mapping[str, Stat], settings: Cache) -> Ite
 def _made(settings: Cache) -> Path:
     """The cache's folder, which is there and can be written."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(settings.folder or f"{home}/catdog").expanduser()
+    folder = expanded(settings.folder or f"{home}/catdog")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / LOCK).touch()

@@ -11,13 +11,13 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 from catdog.data.shards import SHARD_NAME
-from catdog.errors import RunError
 from catdog.storage import Stat
+from catdog.storage.lock import alone, try_lock
 
 PATIENCE = 120.0
 """Seconds of waiting for what other processes hold: the folder, and, unless the store is waited for longer, space and
@@ -62,6 +62,19 @@ class DiskCache:
             Path(path + LOCK).touch()
             return _locked(path + LOCK, fcntl.LOCK_EX)
 
+    def evict(self, size: int, urgent: bool) -> bool:
+        """Evict the least useful entries, of so many bytes if there are as many; whether there was any.
+
+        For a disk that is full before the limit is reached.
+        """
+        with self._changing():
+            sizes = self._sizes()
+            freed = 0
+            for path in _by_usefulness(sizes, urgent):
+                if freed < size and _evict(path):
+                    freed += sizes[path]
+            return freed > 0
+
     def complete(self, path: str) -> BinaryIO:
         """Turn what was fetched into the entry, held."""
         with self._changing():
@@ -92,16 +105,9 @@ class DiskCache:
         with self._changing():
             return {path: size for path, size in self._sizes().items() if _is_in_use(path) or _is_in_use(path + LOCK)}
 
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _changing(self) -> contextlib.AbstractContextManager[None]:
         """Alone with the folder, for moments only; raises RunError when another process does not let go of it."""
-        deadline = time.monotonic() + PATIENCE
-        with open(self.folder / LOCK, "ab") as lock:
-            while not _lock(lock, fcntl.LOCK_EX):
-                if time.monotonic() > deadline:
-                    raise RunError(f"{lock.name}: another process has had it locked for {PATIENCE:.0f} s")
-                time.sleep(0.002)
-            yield
+        return alone(self.folder / LOCK, PATIENCE)
 
     def _sizes(self) -> dict[str, int]:
         """The size of each entry, there or on its way; deletes what killed processes left on its way."""
@@ -163,18 +169,10 @@ def _locked(path: str, kind: int) -> BinaryIO | None:
     """A file, open and locked; None if it is not there or someone's lock forbids it."""
     with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as closing:
         file = closing.enter_context(open(path, "r+b"))  # NFS grants no exclusive lock to a mere reader
-        if _lock(file, kind) and is_linked(file):
+        if try_lock(file, kind) and is_linked(file):
             closing.pop_all()
             return file
     return None
-
-
-def _lock(file: BinaryIO, kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_in_use(path: str) -> bool:

@@ -1,6 +1,7 @@
 """Shards that are fetched ahead of the passes that read them, by threads of their own."""
 
 import contextlib
+import errno
 import itertools
 import os
 import threading
@@ -16,7 +17,7 @@ from catdog.data.cache.required_size import require_limit
 from catdog.data.cache.shard_state import CachedShard, Failed, Fetching, Held, Idle, Seeking
 from catdog.data.order import Need
 from catdog.data.shards import Shard
-from catdog.errors import RunError
+from catdog.errors import CallerError, RunError, naming
 from catdog.recipe import Cache
 from catdog.storage import Bucket, Stat, crc32c
 
@@ -170,7 +171,7 @@ class FetchedShards:
                 shard.become(Held(held))
                 shard.verified = identity(held)
             # What is wrong with another shard's file is raised again in the thread of a pass; this one has to go on.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, CallerError):
                 self._settle()
 
     def _fail(self, shard: CachedShard, error: BaseException, urgent: bool) -> None:
@@ -192,7 +193,7 @@ class FetchedShards:
                     return held
                 self._disk.discard(shard.path, held)
             elif reservation := self._disk.reserve(shard.path, shard.pin.size, urgent):
-                return self._fetch(shard, reservation)
+                return self._fetch(shard, reservation, urgent)
             elif not urgent:
                 return None
             elif self._is_fetching() or self._disk.is_growing(shard.path):
@@ -205,13 +206,27 @@ class FetchedShards:
                 self._changed.wait(_POLL)
         return None
 
-    def _fetch(self, shard: CachedShard, reservation: BinaryIO) -> BinaryIO:
+    def _fetch(self, shard: CachedShard, reservation: BinaryIO, urgent: bool) -> BinaryIO:
+        """Fetch a shard; on a disk that is full below the cache's limit, once what nobody uses has made room for it."""
         with self._changed:
             shard.become(Fetching())
             self._changed.notify_all()
+        part = self._disk.part(shard.path)
         try:
-            self._bucket.fetch(shard.name, shard.pin, self._disk.part(shard.path), self._require_open)
-            return self._disk.complete(shard.path)
+            while True:
+                try:
+                    with naming(part):
+                        self._bucket.fetch(shard.name, shard.pin, part, self._require_open)
+                        return self._disk.complete(shard.path)
+                except OSError as error:
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                        raise
+                    if not self._disk.evict(shard.pin.size, urgent) and not (
+                        urgent and self._is_fetching(beside=shard)
+                    ):
+                        raise
+                with self._changed:
+                    self._changed.wait(_POLL)
         finally:
             self._disk.release(shard.path, reservation)
 
@@ -219,9 +234,9 @@ class FetchedShards:
         if self._closed:
             raise Closed
 
-    def _is_fetching(self) -> bool:
+    def _is_fetching(self, beside: CachedShard | None = None) -> bool:
         with self._changed:
-            return any(isinstance(shard.state, Fetching) for shard in self._live)
+            return any(isinstance(shard.state, Fetching) for shard in self._live if shard is not beside)
 
     def _starved(self, shard: CachedShard) -> RunError:
         with self._changed:

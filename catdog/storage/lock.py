@@ -1,0 +1,68 @@
+"""Locks on files, by which the processes that share a folder take turns; the kernel drops those of a process that ends."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from catdog.errors import CallerError, RunError
+
+SILENT = 1.0
+"""Seconds of waiting after which the person who waits is told."""
+
+_log = logging.getLogger(__name__)
+
+
+def try_lock(file: IO[bytes], kind: int) -> bool:
+    """Whether a lock, LOCK_EX or LOCK_SH, could be had at once.
+
+    Raises CallerError on a file system that grants none, as some that come over a network.
+    """
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise CallerError(
+            f"{file.name}: cannot be locked: {error.strerror}; catdog needs flock there: mount that file system with"
+            " locks (NFS: its lock service; Lustre: the option flock), or use a folder on another one"
+        ) from None
+    return True
+
+
+@contextlib.contextmanager
+def alone(path: Path, patience: float = float("inf")) -> Iterator[None]:
+    """Hold the lock on a file, which is created if it isn't there and tells meanwhile who has it.
+
+    Who else has it is told once that takes long. Raises RunError after `patience` seconds, and as `try_lock` does.
+    """
+    began, told = time.monotonic(), False
+    with open(path, "a+b", buffering=0) as lock:
+        while not try_lock(lock, fcntl.LOCK_EX):
+            waited = time.monotonic() - began
+            if waited > patience:
+                raise RunError(f"{path}: {_holder(lock)} has had it locked for {patience:.0f} s")
+            if waited > SILENT and not told:
+                _log.warning("%s: waiting for %s, which has it locked", path, _holder(lock))
+                told = True
+            time.sleep(min(0.002 + waited / 10, 0.1))
+        lock.truncate(0)  # one that was killed could not
+        with contextlib.suppress(OSError):  # a full disk keeps nobody from the lock
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        try:
+            yield
+        finally:
+            lock.truncate(0)
+
+
+def _holder(lock: IO[bytes]) -> str:
+    """Who wrote down that it has the lock."""
+    lock.seek(0)
+    found = re.fullmatch(rb"process \d+ on [\w.-]+", lock.read(300))
+    return found[0].decode() if found else "another process"
