@@ -288,8 +288,9 @@ def _adjust(shard: CachedShard, needed_now: bool, wanted: bool) -> None:
     if may_hold and (held := hold(shard.path)):
         if identity(held) == shard.verified:
             shard.become(Held(held))
-        else:
+        else:  # another process has brought it, and a fetcher has to look at it
             held.close()
+            shard.become(Idle())
 
 
 def _opened(shard: CachedShard) -> BinaryIO | None:

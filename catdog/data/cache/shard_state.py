@@ -5,9 +5,9 @@ Seeking -> Fetching          it is not on the disk, and space for it is reserved
 Seeking, Fetching -> Held    its file is there, and whole
 Seeking, Fetching -> Failed  it is needed now, and something came in the way
 Seeking, Fetching -> Idle    there is no space for what is wanted later only, or its fetch failed, or nobody needs it now
-Idle, Failed -> Held         it is needed now, and its file is there and was found whole before
-Held -> Idle                 it is not needed now, or its file was deleted
-Failed -> Idle               nobody wants it, or someone asks for it again
+Idle, Failed -> Held         it is needed now, and its file is there and is the one that was found whole before
+Held -> Idle                 it is not needed now, or its file was deleted or has become another
+Failed -> Idle               nobody wants it, someone asks for it again, or another file is there now
 """
 
 from dataclasses import dataclass
