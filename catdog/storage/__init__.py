@@ -32,13 +32,14 @@ def open_bucket(uri: str, *, patience: float = PATIENCE) -> Bucket:
         raise CallerError("an empty URI: give a folder's path or gs://bucket/prefix")
     if "\0" in uri or len(uri) > _LONGEST:
         raise CallerError(f"{brief(uri)}: has more than {_LONGEST:,} characters, or one of code 0: it is no place")
+    shown = uri if len(uri) < 200 else brief(uri)
     if uri.startswith("gs:") and not uri.startswith("gs://"):
-        raise CallerError(f"{uri}: is no place in object storage; is gs://{uri[3:].lstrip('/')} meant?")
+        raise CallerError(f"{shown}: is no place in object storage; is gs://{uri[3:].lstrip('/')[:200]} meant?")
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return Folder(uri)
     if scheme != "gs":
-        raise CallerError(f"{uri}: {scheme}:// is not supported; give a folder's path or gs://bucket/prefix")
+        raise CallerError(f"{shown}: {scheme[:20]}:// is not supported; give a folder's path or gs://bucket/prefix")
     if not rest.partition("/")[0]:
-        raise CallerError(f"{uri}: names no bucket; give gs://bucket/prefix")
+        raise CallerError(f"{shown}: names no bucket; give gs://bucket/prefix")
     return GoogleBucket(uri.rstrip("/"), patience)

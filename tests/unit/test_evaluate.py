@@ -122,7 +122,6 @@ def test_an_empty_split_is_refused(world):
         ({"image/encoded": b"no JPEG"}, "holds no picture as it should"),
         ({"image/encoded": b""}, "holds no picture as it should"),
         ({"image/height": None}, "holds no picture as it should"),
-        ({"image/width": 9000}, "holds no picture as it should"),
     ],
 )
 def test_a_record_that_is_none_is_named(world, change, told):
