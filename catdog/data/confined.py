@@ -1,6 +1,7 @@
 """Work on bytes that may mean harm, in a process of its own that ends when it takes too much."""
 
 import multiprocessing
+import os
 import resource
 import signal
 from collections.abc import Callable
@@ -48,6 +49,7 @@ def confined(work: Callable[..., T], *arguments: Any) -> T:
 def _send(sender: Connection, work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asked decides what becomes of it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders have words of their own for what is broken
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_CPU, SECONDS)
     _limit(resource.RLIMIT_AS, psutil.Process().memory_info().vms + MEMORY)

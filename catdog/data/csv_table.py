@@ -1,7 +1,6 @@
 """Tables in CSV, with nothing in them that a spreadsheet would take for a formula."""
 
-import csv
-import io
+import re
 from collections.abc import Iterable, Sequence
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -10,11 +9,13 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", 
 
 def csv_table(columns: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> bytes:
     """A line of the columns' names and one of each row, in UTF-8; numbers stand as they are, texts as `plain` has them."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
-    return text.getvalue().encode()
+    return "".join(",".join(map(_cell, row)) + "\n" for row in (columns, *rows)).encode()
+
+
+def _cell(value: str | int | float) -> str:
+    text = plain(value) if isinstance(value, str) else str(value)
+    # Python's csv writes a carriage return without quotes, and then reads the end of a row in it.
+    return '"' + text.replace('"', '""') + '"' if re.search('[,"\r\n]', text) else text
 
 
 def plain(cell: str) -> str:

@@ -24,13 +24,14 @@ MAX_PLAIN_BYTES = 40_000_000
 
 _STRIP = 1_000_000  # pixels
 
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM")
 """Those alone are tried: what else Pillow opens is no photo, and for EPS it would run a program on the file."""
-_CONFINED = {"AVIF": "AVIF", "JPEG2000": "JPEG 2000"}
-"""Formats that are read in a process of their own, for nothing in the file bounds what their decoders do; their names."""
+_CONFINED = {"AVIF": "AVIF", "JPEG2000": "JPEG 2000", "TIFF": "TIFF"}
+"""Formats, with their names, that are read in a process of their own: nothing that is seen beforehand bounds what their
+decoders do, and libtiff writes to the terminal."""
 
 _DARK = 16
-"""Brightness of 255, a sixteenth, below which numbers of 12 bits or fewer lie that are told to be of 16."""
+"""Brightness of 255, a sixteenth, that no number of 12 bits passes where it is told to be of 16."""
 _LAYERS = 8
 """How often a file may paint each pixel: as many times as a TIFF has planes."""
 
@@ -191,7 +192,7 @@ def _require_sight(picture: Image.Image, samples: _Samples, *, transparent: bool
     extrema = np.asarray(picture.getextrema())
     if transparent and (extrema == 255).all():
         raise Unreadable("nothing of it is to be seen: it is wholly transparent, or as white as what it is laid over")
-    if samples.bits > 8 and extrema.max() < _DARK:
+    if samples.bits > 8 and extrema.max() <= _DARK:
         raise Unreadable(f"nearly black: no number of {samples.bits} bits passes a sixteenth of its range")
 
 

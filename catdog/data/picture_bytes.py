@@ -61,14 +61,14 @@ def jpeg_bits(jpeg: bytes) -> int | None:
 
 def without_text(png: bytes) -> bytes:
     """A PNG without its profile and all texts but those that may tell an orientation, for Pillow refuses long ones."""
-    kept, at = [png[:8]], 8
+    kept, at, chunks = [png[:8]], 8, 0
     while at + 12 <= len(png):
         kind, end = png[at + 4 : at + 8], at + 12 + int.from_bytes(png[at : at + 4])
         wanted = kind not in _TEXTS or png.startswith(_ORIENTATION_IN, at + 8)
         if wanted and kind != b"iCCP":
             kept.append(png[at:end])
-        at = end
-        if len(kept) > _MAX_SEGMENTS:
+        at, chunks = end, chunks + 1
+        if chunks > _MAX_SEGMENTS:
             raise Unreadable(f"more than the {_MAX_SEGMENTS:,} chunks allowed in a PNG")
     return b"".join([*kept, png[at:]])
 

@@ -9,7 +9,7 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (rb"GIF8[79]a", "GIF"),
     (rb"BM", "BMP"),
     (rb"RIFF....WEBP", "WebP"),
-    (rb"(II[*+]\0|MM\0[*+])", "TIFF"),
+    (rb"(II|MM)([*+]\0|\0[*+])", "TIFF"),
     (rb"P[1-7fF][\s#]", "PPM"),
     (rb"(\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n)", "JPEG2000"),
     (rb"(\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n)", "JPEG XL"),

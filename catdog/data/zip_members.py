@@ -31,7 +31,7 @@ class Member:
             more = "more" if len(content) > info.file_size else "less"
             raise ValueError(f"unpacks to {more} than the {info.file_size:,} bytes that the zip file declares")
         if zlib.crc32(content) != info.CRC:
-            raise ValueError("its checksum in the zip file does not match its bytes")
+            raise ValueError("its CRC-32 is not the one that the zip file declares")
         return content
 
 

@@ -70,7 +70,7 @@ def test_a_member_of_less_than_it_declares_or_of_other_bytes_is_told(tmp_path: P
     with pytest.raises(ValueError, match="less than the 1,000 bytes"):
         zip_members(path)[0][2].read()
     path = changed(archive(tmp_path / "b.zip", ("cat/1.jpg", b"a cat")), 16, b"\1\2\3\4")
-    with pytest.raises(ValueError, match="checksum"):
+    with pytest.raises(ValueError, match="CRC-32"):
         zip_members(path)[0][2].read()
 
 
@@ -115,7 +115,7 @@ def test_no_name_stops_the_work(tmp_path: Path, name: str) -> None:
         b"",
         b"PK\5\6",
         b"PK\5\6" + b"\xff" * 18,
-        b"PK\1\2" + bytes(42) + b"PK\5\6" + bytes(4) + struct.pack("<HHIIH", 1, 1, 46, 0, 0),
+        b"PK\5\6" + bytes(4) + struct.pack("<HHIIH", 1, 1, 46, 0, 0),
     ],
 )
 def test_what_is_no_zip_file_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
