@@ -23,6 +23,7 @@ MAX_PLAIN_BYTES = 40_000_000
 """A larger PPM in plain text is not read, for Python reads it number by number."""
 
 _STRIP = 1_000_000  # pixels
+_MAX_LENGTH = 65_500  # pixels: libjpeg's limit
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM")
 """Those alone are tried: what else Pillow opens is no photo, and for EPS it would run a program on the file."""
@@ -101,8 +102,13 @@ def decode_stored(jpeg: bytes) -> Image.Image:
 
 
 def encode(image: Image.Image, side: int) -> tuple[bytes, int, int]:
-    """JPEG bytes, height and width of an RGB picture, its shorter side brought down to `side` pixels, never up."""
+    """JPEG bytes, height and width of an RGB picture, its shorter side brought down to `side` pixels, never up.
+
+    Raises Unreadable for a picture that is then too long for a JPEG.
+    """
     image = image.resize(_reduced_size(image, side), Image.Resampling.LANCZOS)
+    if max(image.size) > _MAX_LENGTH:
+        raise Unreadable(f"{image.width} x {image.height} pixels: no side of a JPEG is longer than {_MAX_LENGTH:,}")
     buffer = io.BytesIO()
     # Not the file's comment: one picture with two comments would be two pictures.
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, comment=None)
