@@ -5,6 +5,7 @@ import difflib
 import errno
 import importlib.util
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -156,13 +157,14 @@ def _told(program: str, command: Callable[[], int]) -> int:
         _tell(f"{program}: failed: not enough memory: {one_line(error)}")
         return FAILED
     except OSError as error:
-        if not _flushed(program):
+        if not _flushed(program) or (isinstance(error, BrokenPipeError) and _reader_has_gone()):
             return FAILED
         named = [name for name in (error.filename2, error.filename) if isinstance(name, str | bytes | os.PathLike)]
         numbers = {error.errno, getattr(error.__cause__, "errno", None)}  # a library may tell it in its own words
         if not named and not numbers & {*_OUTSIDE}:
             raise
-        _tell(": ".join([f"{program}: failed", error.strerror or one_line(error), *map(os.fsdecode, named[:1])]))
+        path = [os.fsencode(name).decode(errors="backslashreplace") for name in named[:1]]
+        _tell(": ".join([f"{program}: failed", error.strerror or one_line(error), *path]))
         return FAILED
 
 
@@ -200,6 +202,14 @@ def _flushed(program: str) -> bool:
             _tell(f"{program}: failed: {error.strerror}: standard output")
         _give_up(sys.stdout)
         return False
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads what is printed on stdout or stderr any more."""
+    poll = select.poll()
+    for number in (1, 2):
+        poll.register(number, 0)
+    return bool(poll.poll(0))  # of which errors and hang-ups are told unasked
 
 
 def _give_up(stream: TextIO) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 
-def odd_mount(folder: Path, **calls: int) -> dict[str, str]:
-    """An environment in which calls, of those that odd_mount.c names, fail below a folder with these errors."""
+def odd_mount(folder: Path, shim: Path, **calls: int) -> dict[str, str]:
+    """An environment in which calls, of those that odd_mount.c names, fail below a folder with these errors.
+
+    `shim` is where the library that does it is written.
+    """
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None or not Path("/proc/self/fd").is_dir():
         pytest.skip("needs a C compiler and Linux's /proc")
-    shim = folder.parent / "odd_mount.so"
     source = Path(__file__).with_suffix(".c")
     subprocess.run([compiler, "-shared", "-fPIC", "-o", shim, source, "-ldl"], check=True)
     told = " ".join(f"{call}={number}" for call, number in calls.items())

@@ -25,7 +25,7 @@ from catdog.errors import (
         (FinalError("gone for good"), 1, "program: failed: gone for good"),
         (KeyboardInterrupt(), 130, "program: interrupted"),
         (OSError(errno.ENOSPC, "No space left", "some/file"), 1, "program: failed: No space left: some/file"),
-        (OSError(errno.ELOOP, "Too many links", b"some/\xff"), 1, "program: failed: Too many links: some/\udcff"),
+        (OSError(errno.ELOOP, "Too many links", b"some/\xff"), 1, "program: failed: Too many links: some/\\xff"),
         (OSError(errno.EXDEV, "Other device", "from", None, "to"), 1, "program: failed: Other device: to"),
         (MemoryError("9 GiB"), 1, "program: failed: not enough memory: 9 GiB"),
         (OSError(errno.EMFILE, "Too many open files"), 1, "program: failed: Too many open files"),
