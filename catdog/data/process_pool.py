@@ -53,12 +53,29 @@ class _Pool(ProcessPoolExecutor):
     """One whose processes never see Ctrl-C: it is held back from each, from its first instruction on."""
 
     def submit(self, call: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
-        # A submission starts a process where none is idle, which inherits what is held back here.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _ctrl_c_held_back():  # a submission starts a process where none is idle
             return super().submit(call, *arguments, **named)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block, and keep it from processes that are started in it.
+
+    A signal that this thread blocks may be taken by another one, and Python still interrupts the main thread: a process
+    that is just being started would not get all that it waits for.
+    """
+    noted: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, _: noted.append(number)) if main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if main:
+            signal.signal(signal.SIGINT, handler)
+            if noted:
+                signal.raise_signal(signal.SIGINT)
 
 
 def _begin() -> None:

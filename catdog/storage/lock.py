@@ -16,6 +16,8 @@ from catdog.errors import CallerError, RunError
 SILENT = 1.0
 """Seconds of waiting after which the person who waits is told."""
 
+_HOLDER = re.compile(rb"process \d+ on [\w.-]+")
+
 _log = logging.getLogger(__name__)
 
 
@@ -52,17 +54,24 @@ def alone(path: Path, patience: float = float("inf")) -> Iterator[None]:
                 _log.warning("%s: waiting for %s, which has it locked", path, _holder(lock))
                 told = True
             time.sleep(min(0.002 + waited / 10, 0.1))
-        lock.truncate(0)  # one that was killed could not
-        with contextlib.suppress(OSError):  # a full disk keeps nobody from the lock
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        ours = not _content(lock) or _HOLDER.fullmatch(_content(lock)) is not None  # one that was killed has left it
         try:
+            if ours:
+                with contextlib.suppress(OSError):  # a full disk keeps nobody from the lock
+                    lock.truncate(0)
+                    lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
             yield
         finally:
-            lock.truncate(0)
+            if ours:
+                lock.truncate(0)
 
 
 def _holder(lock: IO[bytes]) -> str:
     """Who wrote down that it has the lock."""
-    lock.seek(0)
-    found = re.fullmatch(rb"process \d+ on [\w.-]+", lock.read(300))
+    found = _HOLDER.fullmatch(_content(lock))
     return found[0].decode() if found else "another process"
+
+
+def _content(lock: IO[bytes]) -> bytes:
+    lock.seek(0)
+    return lock.read(300)

@@ -193,7 +193,7 @@ def test_of_two_that_prepare_at_once_one_is_told_and_the_other_ones_data_set_is_
     (written,) = [end for end in ends if isinstance(end, Prepared)]
     (told,) = [end for end in ends if isinstance(end, CallerError)]
     assert "prepare" in str(told) or "holds a data set already" in str(told)
-    assert verify(bucket) == (written.manifest, [])
+    assert verify(bucket) == (written.manifest, [], [])
 
 
 HOLDER = """

@@ -458,7 +458,7 @@ def test_a_lease_dated_ahead_of_the_clock_does_not_keep_a_folder_from_being_pull
     folder.write(LEASE, b'{"machine": "another", "host": "elsewhere", "pid": 7}')
     os.utime(folder.local(LEASE), (time.time() + 86400,) * 2)
     pull(source, folder, "last")
-    assert "process 7 on elsewhere may still be training this run" in capsys.readouterr().err
+    assert "process 7 on elsewhere may still train this run" in capsys.readouterr().err
 
 
 def test_a_file_in_the_way_of_the_folder_is_told(source: Bucket, tmp_path: Path) -> None:

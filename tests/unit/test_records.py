@@ -91,7 +91,7 @@ def path(tmp_path: Path) -> Path:
 @contextlib.contextmanager
 def begun(path: Path) -> Iterator[Callable[[], list[bytes]]]:
     """What reads all records of a shard, which was checked before."""
-    bucket, whole = open_bucket(str(path.parent)), Shard(NAME, "train", path.stat().st_size, crc32c(path), "0101")
+    bucket, whole = open_bucket(str(path.parent)), Shard(NAME, "train", path.stat().st_size, crc32c(path), "0110")
     with open_cache(bucket, pinned(bucket, [whole]), Cache()) as cache, Records([whole], cache).reading() as reader:
         yield lambda: [reader.read(example) for example in range(4)]
 
@@ -157,7 +157,7 @@ def test_a_shard_whose_file_changes_but_not_its_bytes_is_read_on(path: Path, tou
 @pytest.mark.parametrize("place", ["length", "its checksum", "payload", "its checksum too"])
 def test_a_bit_that_flips_on_the_disk_is_told_with_shard_and_record(path: Path, place: str) -> None:
     """As a failing disk does it, of which the file's times tell nothing."""
-    bucket, whole = open_bucket(str(path.parent)), shard(NAME, "0101")
+    bucket, whole = open_bucket(str(path.parent)), shard(NAME, "0110")
     with open_cache(bucket, {}, Cache()) as cache, Records([whole], cache).reading() as reader:
         assert reader.read(2) == PAYLOADS[2]
         with open(path, "rb") as file:
