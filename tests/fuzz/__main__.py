@@ -632,6 +632,7 @@ def main() -> int:
     options = arguments.parse_args()
     if unknown := [name for name in options.names if name not in PARSERS]:
         arguments.error(f"{unknown[0]} is none of {', '.join(PARSERS)}")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or it shows the bytes of each record that it refuses
     failed = False
     for name in options.names or PARSERS:
         seed = options.seed if options.seed is not None else time.time_ns() % 2**32
