@@ -503,7 +503,10 @@ def json_in_zip(random: Random, content: bytes) -> bytes:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
         which = random.choice(list(members))
-        members[which] = (json_or_bytes if which.endswith(".json") else change_bytes)(random, members[which])
+        inner = (json_or_bytes if which.endswith(".json") else change_bytes)(random, members[which])
+        # Keras makes a layer of whatever size it is told of, until memory ends; SECURITY.md tells what to do about that.
+        if not (which.endswith(".json") and re.search(rb"[0-9]{5}", inner)):
+            members[which] = inner
     except Exception:
         return change_bytes(random, content)
     buffer = io.BytesIO()
