@@ -23,7 +23,8 @@ def import_tensorflow() -> None:
     """Import both, whatever this person has set for other programs that use them.
 
     What their libraries write to stderr before they can be told to be quiet is shown only when they fail. Raises
-    RunError then, and CallerError for settings of Keras that it refuses, and where no home directory is known.
+    RunError then, OSError for what the system refuses them, and CallerError for settings of Keras that it refuses itself
+    and where no home directory is known.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -40,6 +41,8 @@ def import_tensorflow() -> None:
         if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("keras/src/backend/config.py"):
             place = os.environ.get("KERAS_HOME", "~/.keras")
             raise CallerError(f"{place}/keras.json: Keras refuses these settings: {told}") from None
+        if isinstance(error, OSError):
+            raise
         raise RunError(f"TensorFlow cannot be imported: {type(error).__name__}: {told}") from None
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
@@ -65,6 +68,8 @@ def _quiet_unless_it_fails() -> Iterator[None]:
         failed = False
         try:
             yield
+        except OSError:
+            raise  # which tells all by itself
         except Exception:
             failed = True
             raise

@@ -293,6 +293,14 @@ def test_a_missing_temporary_folder_is_told(tmp_path: Path, store: Any) -> None:
     done = ended([sys.executable, "-c", NO_TEMPORARY, "prepare", "drawn", "gs://bucket/data"])
     assert done.returncode == 1
     assert told(done) == ["catdog: failed: No usable temporary directory found in ['/none/here']"]
+    (tmp_path / "tensorflow.py").write_text("import tempfile\ntempfile.gettempdir()\n")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = ended(
+        [sys.executable, "-c", NO_TEMPORARY.partition("from catdog")[0] + IMPORTED],
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.returncode == 1
+    assert told(done) == ["catdog: failed: No usable temporary directory found in ['/none/here']"]
 
 
 def test_credentials_that_are_a_folder_are_told(tmp_path: Path) -> None:
