@@ -180,10 +180,10 @@ def _samples(image: Image.Image, content: bytes) -> _Samples:
     white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
     if image.mode == "F":
         raise Unreadable("pixels are floating-point numbers of unknown range")
-    if set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))) != {1}:
-        raise Unreadable("pixels are signed integers of unknown range")
     if bits > 16:
         raise Unreadable(f"pixels are integers of {bits} bits, of unknown range")
+    if set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))) != {1}:
+        raise Unreadable("pixels are signed integers of unknown range")
     planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and tags.get(TiffImagePlugin.COMPRESSION, 1) == 1
     if planes and (bits != 8 or white_is_zero or tags.get(TiffImagePlugin.FILLORDER, 1) != 1):
         raise Unreadable("TIFF in planes that are not of 8 bits: a kind that is not read")

@@ -419,7 +419,7 @@ def test_grey_numbers_of_every_size_are_shown_as_they_are_meant(
     ("content", "told"),
     [
         (tiff(8, 8, 32, 1, bytes(256)), "integers of 32 bits"),
-        (tiff(8, 8, 32, 1, bytes(256), t339=2), "signed integers"),
+        (tiff(8, 8, 32, 1, bytes(256), t339=2), "integers of 32 bits"),
         (tiff(8, 8, 16, 1, bytes(128), t339=2), "signed integers"),
         (tiff(8, 8, 16, 1, bytes(128), ">", t339=2), "signed integers"),
         (tiff(8, 8, 8, 1, bytes(64), t339=2), "signed integers"),
