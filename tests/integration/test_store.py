@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from catdog.data.cache import Closed, open_cache
+from catdog.data.example import encode_example
 from catdog.data.order import Need
 from catdog.data.shards import Shard, load_manifest, pinned
 from catdog.data.tfrecord import write_records
@@ -355,7 +356,8 @@ def test_memory_does_not_grow_with_the_number_of_shards_and_disk_stays_in_its_li
     shards, path, limit = [], tmp_path / "shard", 4_000_000
     for number in range(200):
         name = f"train-{number:05d}-of-00200.tfrecord"
-        write_records(path, (os.urandom(10_000) for _ in range(20)))
+        examples = ({"image/encoded": os.urandom(10_000), "image/class/label": 0} for _ in range(20))
+        write_records(path, map(encode_example, examples))
         store.put("bucket", f"many/{name}", path.read_bytes())
         shards.append(asdict(Shard(name, "train", path.stat().st_size, crc32c(path), "0" * 20)))
     command = [sys.executable, "-c", READS_ALL, str(tmp_path / "cache"), str(limit)]
