@@ -112,10 +112,8 @@ class Lease:
 
     def _taken_over(self) -> str | None:
         """Who has taken the lease over; None if what is there is a renewal of ours whose reply was lost."""
-        found, holder = (
-            self._bucket.stat(self._work.lease),
-            _holder(self._bucket, self._work),
-        )  # in this order, or `found` could be another's
+        found = self._bucket.stat(self._work.lease)  # before its holder is read, or it could be another's
+        holder = _holder(self._bucket, self._work)
         if found is not None and holder.get("owner") == self._me["owner"]:
             self._stat = found
             return None
