@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-from catdog.errors import run_program
+from catdog.command.program import run_program
 
 
 def main() -> NoReturn:

@@ -1,6 +1,5 @@
 """The `catdog` command: parse, call, print."""
 
-import io
 import sys
 import typing
 from dataclasses import dataclass, field
@@ -23,10 +22,11 @@ from catdog.command.printing import (
     print_runs,
     print_warnings,
 )
+from catdog.command.program import DONE, FAILED, exit_code
 from catdog.command.quiet_tensorflow import import_tensorflow
 from catdog.data.options import PrepareOptions, parse_keep
 from catdog.data.shards import NEAR_DUPLICATES, SKIPPED, load_manifest
-from catdog.errors import DONE, FAILED, CallerError, exit_code, hint, tell
+from catdog.errors import CallerError, hint, tell
 from catdog.recipe import Cache, load_recipe
 from catdog.runs.folder import REPORT, evaluation_of, finished_recipe
 from catdog.storage import open_bucket
@@ -269,8 +269,6 @@ COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in ty
 
 def main() -> typing.NoReturn:
     """The words of this process's command line, done."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a name that cannot be shown ends no command
     sys.exit(run(sys.argv[1:]))
 
 

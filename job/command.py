@@ -9,7 +9,8 @@ from tyro.conf import Positional, arg
 from catdog.command.arguments import parse_command
 from catdog.command.locations import absolute, require_data, require_uris
 from catdog.command.printing import print_evaluation
-from catdog.errors import DONE, tell
+from catdog.command.program import DONE
+from catdog.errors import tell
 from catdog.recipe import load_recipe
 from catdog.runs.folder import REPORT
 

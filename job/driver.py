@@ -16,8 +16,9 @@ from typing import Any
 import ray
 from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 
+from catdog.command.program import signalled
 from catdog.data.process_pool import cores
-from catdog.errors import CallerError, FinalError, HeldError, RunError, Stopped, one_line, signalled, tell
+from catdog.errors import CallerError, FinalError, HeldError, RunError, Stopped, one_line, tell
 from catdog.parsing import entry, parse_json
 from catdog.recipe import Recipe, check_replicas, check_strategy, override, to_toml
 from catdog.storage.google import PAYER

@@ -3,7 +3,7 @@
 import sys
 from typing import NoReturn
 
-from catdog.errors import run_program
+from catdog.command.program import run_program
 
 
 def main() -> NoReturn:

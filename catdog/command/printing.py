@@ -11,7 +11,7 @@ from catdog.errors import printable, tell
 if TYPE_CHECKING:
     from rich.table import Column
 
-    from catdog.data.prepare import NearDuplicates
+    from catdog.data.duplicates import NearDuplicates
     from catdog.evaluation.predict import Prediction
     from catdog.runs.listing import Summary
     from catdog.runs.pull import Pulled
@@ -49,6 +49,8 @@ def print_manifest(manifest: Manifest) -> None:
 def print_own_splits(manifest: Manifest) -> None:
     """Which splits are the source's own, and what became of the options that would have made them; nothing without."""
     held = [split for split in manifest.own_splits if split != "train"]
+    if manifest.own_splits == ("train",):
+        tell("the source's own folder train is kept: what lies beside it is left out; val and test are split off train")
     if held:
         kept = f"the source's own split is kept: {', '.join(manifest.own_splits)} as its folders say"
         unused = " and ".join(f"--{split}" for split in held)

@@ -41,7 +41,7 @@ def import_tensorflow() -> None:
         if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("keras/src/backend/config.py"):
             place = os.environ.get("KERAS_HOME", "~/.keras")
             raise CallerError(f"{place}/keras.json: Keras refuses these settings: {told}") from None
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             raise
         raise RunError(f"TensorFlow cannot be imported: {type(error).__name__}: {told}") from None
     keras.config.set_floatx("float32")
@@ -68,10 +68,8 @@ def _quiet_unless_it_fails() -> Iterator[None]:
         failed = False
         try:
             yield
-        except OSError:
-            raise  # which tells all by itself
-        except Exception:
-            failed = True
+        except Exception as error:
+            failed = getattr(error, "errno", None) is None  # what the system refuses tells all by itself
             raise
         finally:
             if not failed:

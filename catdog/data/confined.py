@@ -6,12 +6,15 @@ import resource
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 import psutil
 
 SECONDS = 60
 """CPU time: many times what the largest picture takes, for it is a last net and no measure."""
+STILL = 120.0
+"""Seconds without an answer, and without any CPU time, after which the process is taken to hang."""
 MEMORY = 6_000_000_000
 """Bytes beside those of the process that asks."""
 
@@ -32,6 +35,7 @@ def confined(work: Callable[..., T], *arguments: Any) -> T:
     sender.close()
     with receiver:
         try:
+            _await(receiver, process)
             done, outcome = receiver.recv()
         except EOFError:
             done, outcome = False, None
@@ -44,6 +48,23 @@ def confined(work: Callable[..., T], *arguments: Any) -> T:
         raise outcome
     result: T = outcome
     return result
+
+
+def _await(receiver: Connection, process: BaseProcess) -> None:
+    """Until there is something to receive, or the process has ended; one that hangs is ended."""
+    spent = -1.0
+    while not receiver.poll(STILL):
+        before, spent = spent, _cpu_seconds(process)
+        if spent == before:
+            process.kill()
+
+
+def _cpu_seconds(process: BaseProcess) -> float:
+    try:
+        times = psutil.Process(process.pid).cpu_times()
+    except psutil.Error:
+        return -1.0
+    return float(times.user + times.system)
 
 
 def _send(sender: Connection, work: Callable[..., object], arguments: tuple[Any, ...]) -> None:

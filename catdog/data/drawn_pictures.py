@@ -22,7 +22,6 @@ SIDE = 128
 """Side of a picture in pixels."""
 
 Colour = tuple[int, int, int]
-Shape = Sequence[complex]  # a polygon in face units: the head has a radius of about 1, x to the right, y down
 Item = TypeVar("Item")
 
 _CANVAS = 2 * SIDE  # drawn at twice the side, then reduced, which smooths the edges

@@ -71,6 +71,7 @@ def decode(content: bytes, side: int | None = None) -> Image.Image:
         raise Unreadable("the file is empty")
     try:
         if (name := format_of(content)) in _CONFINED:
+            Image.init()  # a process that is forked while a thread imports one of Pillow's formats would wait for it for ever
             return confined(_decoded, content, side, (name,))
         return _decoded(content, side, _FORMATS)
     except Unreadable:

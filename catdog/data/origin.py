@@ -45,8 +45,15 @@ def look_at(source: str) -> Origin | None:
         size_and_time = (states[name].st_size, states[name].st_mtime_ns) if name in states else ()
         listing.update(repr((name, *size_and_time)).encode())
     newest = max((state.st_mtime for state in states.values()), default=None)
-    changed = "" if newest is None else datetime.fromtimestamp(int(newest), UTC).isoformat(" ").removesuffix("+00:00")
-    return Origin(str(place), len(items), changed, listing.hexdigest())
+    return Origin(str(place), len(items), "" if newest is None else _date(newest), listing.hexdigest())
+
+
+def _date(seconds: float) -> str:
+    """A time in UTC; as the number that it is, where no calendar has it."""
+    try:
+        return datetime.fromtimestamp(int(seconds), UTC).isoformat(" ").removesuffix("+00:00")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:.0f} s"
 
 
 def _state(path: Path) -> os.stat_result | None:

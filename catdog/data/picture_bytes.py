@@ -8,6 +8,8 @@ from catdog.errors import RunError
 
 MAX_SCANS = 100
 """A JPEG of more scans is not decoded; cameras and programs write one to a dozen."""
+START_OF_SCAN = b"\xff\xda"
+"""Before each scan of a JPEG, and, as coded data has no such bytes, nowhere else but in texts and previews."""
 MAX_SCANNED = 2_000_000_000
 """Pixels of all scans of a JPEG together."""
 MAX_READS = 10_000_000
@@ -16,7 +18,7 @@ MAX_READS = 10_000_000
 _MAX_SEGMENTS = 100_000
 # Markers that a length follows, and the end; in the coded data 0xFF stands before 0 or a restart marker alone.
 _SEGMENT = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
-_START_OF_SCAN, _END = 0xDA, 0xD9
+_END = 0xD9
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
@@ -43,7 +45,7 @@ def check_scans(jpeg: bytes, pixels: int) -> None:
     """Raises Unreadable for a JPEG whose scans are more work than a photo's."""
     scans = 0
     for number, (marker, _) in enumerate(_segments(jpeg)):
-        scans += marker == _START_OF_SCAN
+        scans += marker == START_OF_SCAN[1]
         if scans > MAX_SCANS:
             raise Unreadable(f"more than the {MAX_SCANS} scans allowed in a JPEG")
         if number > _MAX_SEGMENTS:

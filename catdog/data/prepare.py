@@ -1,29 +1,19 @@
 """A source → a data set: decoded, deduplicated, split, shuffled, sharded, and only then given its manifest."""
 
-import contextlib
-import hashlib
-import itertools
 import sys
-import tempfile
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
+from catdog.data.convert import convert, spool_file
 from catdog.data.csv_table import csv_table
+from catdog.data.duplicates import NearDuplicates, near_duplicates, unique
 from catdog.data.example import encode_example
-from catdog.data.images import decode, encode
-from catdog.data.near_duplicates import difference_hash, groups, near_pairs
+from catdog.data.near_duplicates import groups, near_pairs
 from catdog.data.options import PrepareOptions
 from catdog.data.origin import look_at, source_changes
+from catdog.data.picture import Picture, Skipped
 from catdog.data.place import PREPARING, clear, data_set, own_files, refuse_others
-from catdog.data.process_pool import cores, process_pool
 from catdog.data.shards import (
     BEGUN,
     CLASSES,
@@ -37,38 +27,12 @@ from catdog.data.shards import (
     shard_name,
     shard_names,
 )
-from catdog.data.sources import NESTED, Item, Opened, open_source, require_source
-from catdog.data.split import Picture, own_splits, split, split_of
+from catdog.data.sources import NESTED, open_source, require_source
+from catdog.data.split import placed, split
 from catdog.data.tfrecord import write_records
-from catdog.errors import CallerError, naming, one_line, tell
+from catdog.errors import CallerError, tell
 from catdog.storage import Bucket
 from catdog.storage.lease import hold, wait_until_free
-
-_TOGETHER = 16
-"""Pictures that a process is given at once."""
-
-Stored = tuple[bytes, int, int, bytes]
-"""JPEG bytes, height and width, and the picture's hash."""
-
-_KEPT_FIRST = ("test", "val", "train", "")
-"""Of copies in several splits of the source's own, the one that is held out stays, or training would know it."""
-
-
-@dataclass(frozen=True)
-class Skipped:
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class NearDuplicates:
-    """Two pictures that are kept though they show the same, and what each stands under."""
-
-    names: tuple[str, str]
-    distance: int
-    """Bits, of 256, in which their hashes differ."""
-    splits: tuple[str, str]
-    labels: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -110,11 +74,10 @@ def prepare(
         opened = open_source(source, options.seed)
         # The converted pictures lie in a nameless file until all are known: beside the shards, where there is room.
         scratch = bucket.scratch()
-        with _spool(scratch) as spool:
-            pictures, unusable = _convert_all(opened, options.side, spool, scratch)
-            own = own_splits(pictures)
-            pictures, astray = _placed(pictures, own)
-            pictures, repeated = _unique(pictures)
+        with spool_file(scratch) as spool:
+            pictures, unusable = convert(opened, options.side, spool, scratch)
+            pictures, own, astray = placed(pictures)
+            pictures, repeated = unique(pictures)
             skipped = sorted([*unusable, *astray, *repeated], key=lambda s: (s.name, s.reason))
             _refuse_missing(source, pictures, skipped)
             pairs = near_pairs([picture.hash for picture in pictures])
@@ -127,26 +90,15 @@ def prepare(
                 for shard in _write(name, splits[name], counts[name], spool, bucket):
                     written.append(shard)
                     lease.require()
-        near_duplicates = _near_duplicates(pictures, pairs.tolist(), splits)
+        near = near_duplicates(pictures, pairs.tolist(), splits)
         bucket.write(SKIPPED, csv_table(["path", "reason"], ((s.name, s.reason) for s in skipped)))
-        listed = ((*near.names, near.distance) for near in near_duplicates)
+        listed = ((*pair.names, pair.distance) for pair in near)
         bucket.write(NEAR_DUPLICATES, csv_table(["path", "other path", "distance"], listed))
         manifest = Manifest(source, asdict(options), tuple(written), own, None if origin is None else asdict(origin))
         lease.require()
         bucket.write(MANIFEST, manifest.to_json())
         bucket.delete(BEGUN)
-    return Prepared(manifest, len(skipped), written=True, near_duplicates=near_duplicates)
-
-
-@contextlib.contextmanager
-def _spool(folder: Path) -> Iterator[BinaryIO]:
-    """A nameless file, whose name in an error is that of its folder."""
-    spool = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-    try:
-        yield spool
-    finally:
-        with naming(folder):
-            spool.close()
+    return Prepared(manifest, len(skipped), written=True, near_duplicates=near)
 
 
 def _say(text: str) -> None:
@@ -166,106 +118,6 @@ def _reused(there: Manifest, source: str, options: PrepareOptions, bucket: Bucke
             f"{bucket.uri}: holds a data set made otherwise ({'; '.join(different)}); name another folder, or --overwrite"
         )
     return there
-
-
-def _convert_all(opened: Opened, side: int, spool: BinaryIO, scratch: Path) -> tuple[list[Picture], list[Skipped]]:
-    pictures: list[Picture] = []
-    skipped: list[Skipped] = []
-    columns = [
-        TextColumn("pictures"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f}/s"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=opened.count, rate=0.0)
-        began = time.monotonic()
-        for item, outcome in _in_processes(opened.items, side):
-            if isinstance(outcome, str):
-                skipped.append(Skipped(item.name, outcome))
-            else:
-                jpeg, height, width, hash_ = outcome
-                digest = hashlib.sha256(jpeg).hexdigest()
-                assert item.label is not None
-                place, folder = (spool.tell(), len(jpeg)), split_of(item.name)
-                pictures.append(Picture(item.name, item.label, digest, height, width, *place, folder, hash_))
-                with naming(scratch):
-                    spool.write(jpeg)
-            done = len(pictures) + len(skipped)
-            progress.update(task, completed=done, rate=done / (time.monotonic() - began))
-    return pictures, skipped
-
-
-def _in_processes(items: Iterator[Item], side: int) -> Iterator[tuple[Item, Stored | str]]:
-    """Each item with what is stored of it, or the reason why that is nothing; a bounded number is under way."""
-    waiting: deque[tuple[list[Item], Future[list[Stored | str]]]] = deque()
-
-    def finished() -> Iterator[tuple[Item, Stored | str]]:
-        batch, future = waiting.popleft()
-        yield from zip(batch, future.result(), strict=True)
-
-    with process_pool() as pool:
-        while batch := list(itertools.islice(items, _TOGETHER)):
-            waiting.append((batch, pool.submit(_convert, batch, side)))
-            if len(waiting) > 2 * cores():
-                yield from finished()
-        while waiting:
-            yield from finished()
-
-
-def _convert(batch: list[Item], side: int) -> list[Stored | str]:
-    return [_converted(item, side) for item in batch]
-
-
-def _converted(item: Item, side: int) -> Stored | str:
-    if item.content is None:
-        return item.reason
-    try:
-        picture = decode(item.content.read(), side)
-        return *encode(picture, side), difference_hash(picture)
-    except Exception as error:  # a file that cannot be read must not end the work on the others
-        return one_line(error)
-
-
-def _placed(pictures: list[Picture], own: Sequence[str]) -> tuple[list[Picture], list[Skipped]]:
-    """The pictures with the folders that are splits of the source's own; where train is one, those alone that lie in one.
-
-    What stands beside `train` and `test` may be someone's hold-out under another name.
-    """
-    kept = [picture if picture.folder in own else replace(picture, folder="") for picture in pictures]
-    if "train" not in own:
-        return kept, []
-    reason = f"lies in none of the folders of the source's own split: {', '.join(own)}"
-    astray = [Skipped(picture.name, reason) for picture in kept if not picture.folder]
-    return [picture for picture in kept if picture.folder], astray
-
-
-def _unique(pictures: list[Picture]) -> tuple[list[Picture], list[Skipped]]:
-    """Each picture once; none that comes under both classes.
-
-    The name that is least deep, then shortest, then first is kept, for that is rarely the copy's.
-    """
-
-    def preference(picture: Picture) -> tuple[int, int, int, str]:
-        name = picture.name
-        return _KEPT_FIRST.index(picture.folder), name.count("/"), len(name), name
-
-    alike: dict[str, list[Picture]] = {}
-    for picture in sorted(pictures, key=preference):
-        alike.setdefault(picture.digest, []).append(picture)
-    kept: list[Picture] = []
-    skipped: list[Skipped] = []
-    for first, *others in alike.values():
-        contrary = next((other for other in others if other.label != first.label), None)
-        if contrary is None:
-            kept.append(first)
-            skipped += [Skipped(other.name, f"the same picture as {first.name}") for other in others]
-        else:
-            reason = f"the same picture stands under both classes: {first.name} and {contrary.name}"
-            skipped += [Skipped(picture.name, reason) for picture in (first, *others)]
-    return kept, skipped
 
 
 def _refuse_missing(source: str, pictures: list[Picture], skipped: list[Skipped]) -> None:
@@ -323,17 +175,3 @@ def _example(picture: Picture, spool: BinaryIO) -> bytes:
             "image/filename": picture.name.encode(),
         }
     )
-
-
-def _near_duplicates(
-    pictures: Sequence[Picture], pairs: Iterable[tuple[int, int, int]], splits: dict[str, list[Picture]]
-) -> list[NearDuplicates]:
-    """What is told of each pair of places and its distance; not of a picture that was thinned out."""
-    places = {picture.name: name for name, members in splits.items() for picture in members}
-    found = []
-    for first, second, distance in pairs:
-        a, b = sorted((pictures[first], pictures[second]), key=lambda p: p.name)
-        if a.name in places and b.name in places:
-            between = places[a.name], places[b.name]
-            found.append(NearDuplicates((a.name, b.name), distance, between, (a.label, b.label)))
-    return sorted(found, key=lambda near: (near.distance, near.names))

@@ -9,9 +9,10 @@ import numpy as np
 from catdog.data.cache import ShardCache, ShardFiles
 from catdog.data.example import holds_int
 from catdog.data.order import Need, class_indices, first_examples
+from catdog.data.picture_bytes import MAX_SCANS, START_OF_SCAN
 from catdog.data.shards import Shard
 from catdog.data.tfrecord import checked_payload, record_index
-from catdog.errors import RunError
+from catdog.errors import FinalError
 from catdog.storage import Changed
 
 
@@ -71,8 +72,8 @@ class Reader:
         """The payload of one record, a serialized tf.train.Example.
 
         Raises ValueError when the shard's file is broken or holds other than the manifest's number of records, Changed when
-        the record is not what was written or its file is another one than was pinned, and RunError for a record that is not
-        of the class that the manifest says.
+        the record is not what was written or its file is another one than was pinned, and FinalError for a record that is
+        not of the class that the manifest says.
         """
         number = int(np.searchsorted(self._starts, example, side="right")) - 1
         shard = self._shards[number]
@@ -89,7 +90,14 @@ class Reader:
             except ValueError as error:
                 raise Changed(f"{file.name}: record {place}: {error}; `catdog verify` reads all of them") from None
             _require_label(payload, shard, place)
+            _require_few_scans(payload, shard, place)
             return payload
+
+
+def _require_few_scans(payload: bytes, shard: Shard, place: int) -> None:
+    """For TensorFlow decodes whatever there is."""
+    if (scans := payload.count(START_OF_SCAN)) > MAX_SCANS:
+        raise FinalError(f"{shard.name} record {place}: {scans} scans are more than the {MAX_SCANS} allowed in a JPEG")
 
 
 def _require_label(payload: bytes, shard: Shard, place: int) -> None:
@@ -100,4 +108,4 @@ def _require_label(payload: bytes, shard: Shard, place: int) -> None:
         fault = f"its label is not {label}, which the manifest says"
     except ValueError as error:
         fault = f"is no tf.train.Example: {error}"
-    raise RunError(f"{shard.name} record {place}: {fault}; `catdog verify` tells more")
+    raise FinalError(f"{shard.name} record {place}: {fault}; `catdog verify` tells more")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import typing
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from catdog.errors import CallerError, RunError
+from catdog.errors import CallerError, FinalError
 from catdog.parsing import brief, entry, parse_json
 from catdog.storage import Bucket, Stat
 
@@ -71,11 +72,13 @@ class Manifest:
     """The splits that the source's own folders tell."""
     origin: dict[str, Any] | None = None
     """What the source looked like, if it lies on a disk, as `origin.Origin` tells it; an earlier version's lacks it."""
+    lists: tuple[str, ...] = LISTS
+    """Which files lie beside the shards to tell what was left out or is there twice."""
 
     @property
     def files(self) -> set[str]:
         """Names of all files of the data set."""
-        return {MANIFEST, *LISTS, *(shard.name for shard in self.shards)}
+        return {MANIFEST, *self.lists, *(shard.name for shard in self.shards)}
 
     def split(self, name: str) -> tuple[Shard, ...]:
         return tuple(shard for shard in self.shards if shard.split == name)
@@ -128,6 +131,7 @@ class Manifest:
             "options": self.options,
             **({"own_splits": self.own_splits} if self.own_splits else {}),
             **({"origin": self.origin} if self.origin is not None else {}),
+            "lists": self.lists,
             "splits": splits,
             "shards": shards,
         }
@@ -152,11 +156,26 @@ def load_manifest(bucket: Bucket) -> Manifest:
         own = entry({"own_splits": []} | content, "own_splits", list[str])
         if not all(split in SPLITS for split in own):
             raise ValueError(f"own_splits {brief(own)}: each must be one of {', '.join(SPLITS)}")
+        _require_path(source := entry(content, "source", str), "source")
         if (origin := content.get("origin")) is not None:
-            entry(origin, "place", str, "origin.")
-        return Manifest(entry(content, "source", str), entry(content, "options", dict), shards, tuple(own), origin)
+            _require_path(entry(origin, "place", str, "origin."), "origin.place")
+        lists = entry({"lists": [SKIPPED]} | content, "lists", list[str])  # of catdog 0.2.0 and earlier
+        if not all(name in LISTS for name in lists):
+            raise ValueError(f"lists {brief(lists)}: each must be one of {', '.join(LISTS)}")
+        options = entry(content, "options", dict)
+        return Manifest(source, options, shards, tuple(own), origin, tuple(lists))
     except ValueError as error:
         raise CallerError(f"{bucket.uri}/{MANIFEST}: is not a manifest: {error}") from None
+
+
+def _require_path(text: str, where: str) -> None:
+    """Raise ValueError for what the system takes for no path; bytes that are no UTF-8 may be in one."""
+    try:
+        if b"\0" not in os.fsencode(text):
+            return
+    except UnicodeEncodeError:
+        pass
+    raise ValueError(f"{where} {brief(text)}: is no path")
 
 
 def _shard(content: Any, number: int) -> Shard:
@@ -177,13 +196,13 @@ def _shard(content: Any, number: int) -> Shard:
 def pinned(bucket: Bucket, shards: Sequence[Shard]) -> dict[str, Stat]:
     """Each shard's size and checksum, as the manifest tells them, with its present generation or times, by name.
 
-    Raises RunError that names a shard which the store does not have as the manifest tells.
+    Raises FinalError that names a shard which the store does not have as the manifest tells.
     """
     found = bucket.stats([shard.name for shard in shards])
     for shard in shards:
         there = found.get(shard.name)
         if there is None or there.crc32c not in (shard.crc32c, ""):
-            raise RunError(
+            raise FinalError(
                 f"{bucket.uri}/{shard.name}: crc32c {shard.crc32c} expected, {there.crc32c if there else 'nothing'} found;"
                 f" `catdog verify {bucket.uri}` tells more"
             )

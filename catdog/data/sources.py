@@ -1,12 +1,13 @@
 """Where labelled pictures come from: class folders, zip files, TensorFlow Datasets, the drawn sample.
 
-To add a source: a function that yields `Item`s, and its name in `open_source`.
+To add a source: a function that gives `Opened`, and its name in `open_source` and `require_source`.
 """
 
 import contextlib
 import os
 import re
 import stat
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -183,21 +184,37 @@ def _file(root: Path, path: Path) -> Item:
 def _files(root: Path) -> Iterator[Path]:
     """Every file below a folder. Links to folders are followed, but no folder is entered twice, so loops end."""
 
-    def unreadable(error: OSError) -> None:
-        raise CallerError(f"folder:{root}: cannot be read: {error.strerror}: {error.filename}")
-
     entered: set[tuple[int, int]] = set()
-    waiting = [root]
-    while waiting:
-        for folder, subfolders, files in os.walk(waiting.pop(0), onerror=unreadable):
-            status = os.stat(folder)
+    linked = deque([root])
+    while linked:
+        waiting = [linked.popleft()]
+        while waiting:  # no call for each folder in a folder: Python allows a thousand, and a path may be deeper
+            folder = waiting.pop()
+            try:
+                status = folder.stat()
+                with os.scandir(folder) as found:
+                    entries = sorted(found, key=lambda entry: entry.name)
+            except OSError as error:
+                raise CallerError(f"folder:{root}: cannot be read: {error.strerror}: {error.filename}") from None
             if (status.st_dev, status.st_ino) in entered:
-                subfolders.clear()
                 continue
             entered.add((status.st_dev, status.st_ino))
-            subfolders.sort()
-            waiting += [path for name in subfolders if (path := Path(folder, name)).is_symlink()]
-            yield from (Path(folder, file) for file in sorted(files))
+            inside = []
+            for entry in entries:
+                if not _is_folder(entry):
+                    yield Path(entry.path)
+                elif entry.is_symlink():
+                    linked.append(Path(entry.path))
+                else:
+                    inside.append(Path(entry.path))
+            waiting += reversed(inside)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere, or in a circle
+        return False
 
 
 def _zip(path: Path) -> Opened:

@@ -1,38 +1,28 @@
-"""Which pictures train, validate and test: by the seed, or as a person's own folders have them."""
+"""Which pictures train, validate and test: by the seed, or as a person's own folders have them.
+
+Every function is pure.
+"""
 
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from catdog.data.options import PrepareOptions
+from catdog.data.picture import Picture, Skipped
 from catdog.data.shards import CLASSES, SPLITS
 
-_FOLDERS = {
-    "train": re.compile("(train|training)([ _-]?set)?", re.IGNORECASE),
-    "val": re.compile("(val|valid|validation)([ _-]?set)?", re.IGNORECASE),
-    "test": re.compile("(test|testing)([ _-]?set)?", re.IGNORECASE),
+_NAMES = {
+    "train": "train|training",
+    "val": "val|valid|validation|dev|devel|development|eval|evaluation",
+    "test": "test|testing|hold[ _-]?out|held[ _-]?out",
 }
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture as it will be stored; its bytes lie in the spool file."""
-
-    name: str
-    label: int
-    digest: str
-    """SHA-256 of the stored JPEG: the picture's identity, on which split and order rest."""
-    height: int
-    width: int
-    offset: int
-    length: int
-    folder: str = ""
-    """The split that its folder is named after; empty for none."""
-    hash: bytes = b""
-    """What `near_duplicates.difference_hash` gives."""
+_FOLDERS = {
+    split: re.compile(f"({names})([ _-]?(set|split|data|images|imgs|pictures|photos))?", re.IGNORECASE)
+    for split, names in _NAMES.items()
+}
 
 
 def split_of(name: str) -> str:
@@ -45,11 +35,22 @@ def split_of(name: str) -> str:
     return ""
 
 
-def own_splits(pictures: Iterable[Picture]) -> tuple[str, ...]:
-    """The splits that the source's own folders set apart; none where all pictures are of one, or none are held out."""
-    folders = {picture.folder for picture in pictures}
-    found = tuple(split for split in SPLITS if split in folders)
-    return found if len(folders) > 1 and {"val", "test"} & folders else ()
+def placed(pictures: Iterable[Picture]) -> tuple[list[Picture], tuple[str, ...], list[Skipped]]:
+    """The pictures with the folders of the source's own split, if it has one, which splits these are, and what is left out.
+
+    It has none where all pictures are of one. Where train is one, pictures that lie in none are left out: what stands
+    beside `train` may be someone's hold-out under another name.
+    """
+    found = [replace(picture, folder=split_of(picture.name)) for picture in pictures]
+    folders = {picture.folder for picture in found}
+    if len(folders) < 2:
+        return [replace(picture, folder="") for picture in found], (), []
+    own = tuple(split for split in SPLITS if split in folders)
+    if "train" not in own:
+        return found, own, []
+    reason = f"lies in none of the folders of the source's own split: {', '.join(own)}"
+    astray = [Skipped(picture.name, reason) for picture in found if not picture.folder]
+    return [picture for picture in found if picture.folder], own, astray
 
 
 def split(

@@ -9,11 +9,23 @@ from catdog.data.example import decode_example
 from catdog.data.images import Unreadable, decode_stored
 from catdog.data.near_duplicates import BITS, difference_hash, near_pairs
 from catdog.data.process_pool import process_pool
-from catdog.data.shards import BEGUN, CLASSES, LEASE, MANIFEST, MANIFEST_BYTES, SPLITS, Manifest, Shard, load_manifest
+from catdog.data.shards import (
+    BEGUN,
+    CLASSES,
+    LEASE,
+    MANIFEST,
+    MANIFEST_BYTES,
+    SPLITS,
+    Manifest,
+    Shard,
+    load_manifest,
+    shard_name,
+)
 from catdog.data.tfrecord import checked_payload, record_index
 from catdog.errors import CallerError
 from catdog.parsing import parse_json
 from catdog.storage import Bucket, Changed, crc32c
+from catdog.storage.bucket import WRITE_TEST
 
 _KEYS = {
     "image/encoded": bytes,
@@ -52,7 +64,7 @@ def verify(bucket: Bucket) -> tuple[Manifest | None, list[str], list[str]]:
         buckets = [bucket] * len(manifest.shards)
         read = list(pool.map(read_shard, buckets, manifest.shards))
     faults = [fault for found, _ in read for fault in found]
-    named = manifest.files | {LEASE, BEGUN}
+    named = manifest.files | {LEASE, BEGUN, WRITE_TEST}
     faults += [f"{name}: the manifest does not name it" for name in bucket.list() if name not in named]
     if content is None or bucket.times(MANIFEST) != times:
         raise Changed(f"{bucket.uri}/{MANIFEST}: the data set was written anew while it was read; verify it again")
@@ -140,7 +152,7 @@ def _manifest_faults(content: bytes, manifest: Manifest) -> Iterator[str]:
     for split in SPLITS:
         names = {shard.name for shard in manifest.split(split)}
         for index in range(len(names)):
-            if (name := f"{split}-{index:05d}-of-{len(names):05d}.tfrecord") not in names:
+            if (name := shard_name(split, index, len(names))) not in names:
                 yield f"{name}: the manifest does not name it, though it names {len(names)} shards of {split}"
         if not isinstance(splits, dict) or splits.get(split) != right["splits"][split]:
             yield f"{MANIFEST}: split {split}: counts other than its shards' labels give: {right['splits'][split]}"

@@ -50,13 +50,15 @@ def zip_members(path: Path) -> list[tuple[str, int, Member]]:
             f"folder:{path}: is neither a folder nor a zip file that can be read: {one_line(error)}"
         ) from None
     found: dict[str, tuple[str, int, Member]] = {}
+    last: dict[str, int] = {}
     for number, info in infos:
         # Some Windows programs write backslashes between the parts of a name.
         first = name = info.filename.replace("\\", "/")
-        again = 1
+        again = last.get(first, 1)
         while name in found:
             again += 1
             name = f"{first} ({again})"
+        last[first] = again
         found[name] = name, info.file_size, Member(path, number)
     return list(found.values())
 

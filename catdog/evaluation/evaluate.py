@@ -171,7 +171,7 @@ def _data(manifest: Manifest, data: Bucket) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
     return {
         "catdog": __version__,

@@ -25,6 +25,21 @@ TENSORBOARD = "tensorboard"
 COMMIT = "COMMITTED.json"
 STATE = "state.npz"
 
+_TABLES = {
+    "data",
+    "augment",
+    "model",
+    "optimizer",
+    "loss",
+    "checkpoint",
+    "storage",
+    "cache",
+    "cluster",
+    "run",
+    "phases",
+}
+"""Of a recipe that catdog 0.1.0 wrote, which tells no version."""
+
 
 @dataclass(frozen=True)
 class Position:
@@ -162,8 +177,8 @@ def evaluation_of(run: Bucket, split: str, digest: str, *, named: bool) -> str:
     The run's own data set is the one that its training ended with an evaluation on, and before that the recipe's, which
     is any that the caller has not `named` in its place.
     """
-    own = evaluated(run, "data.digest", str)
-    is_own = not named if own is None else own == digest
+    own = evaluated(run)
+    is_own = not named if own is None else own.digest == digest
     return evaluation(split, other="" if is_own else digest)
 
 
@@ -177,8 +192,7 @@ def written_by_a_run(name: str) -> bool:
 def require_ours(run: Bucket) -> None:
     """Raise CallerError for a place with something that a run would replace or delete, and that no run of catdog has left."""
     if recipe_of(run) is not None:
-        content = run.read(RECIPE, SMALL)
-        if tomli_w.dumps(parse_toml(content)).encode() != content and not committed(run.list(f"{CHECKPOINTS}/")):
+        if not _written_whole(run.read(RECIPE, SMALL)) and not committed(run.list(f"{CHECKPOINTS}/")):
             raise CallerError(f"{run.uri}: its {RECIPE} was written by hand, not by a run: name another folder")
         return
     others = [folder for folder in (CHECKPOINTS, "evaluation", TENSORBOARD) if run.list(f"{folder}/")]
@@ -189,23 +203,34 @@ def require_ours(run: Bucket) -> None:
         raise CallerError(f"{run.uri}: holds {others[0]} but no {RECIPE} that tells whose: name another folder")
 
 
-def evaluated(run: Bucket, place: str, kind: Any) -> Any:
-    """What the run's evaluation on its test split has at a dotted place, of that type; None where it was not evaluated.
+def _written_whole(recipe: bytes) -> bool:
+    """Whether a recipe's file is one that a run wrote: with every table, as a program writes it, and not by a person."""
+    table = parse_toml(recipe)
+    return (VERSION_KEY in table or table.keys() >= _TABLES) and tomli_w.dumps(table).encode() == recipe
 
-    Raises FinalError for what is no evaluation.
-    """
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What the evaluation on a run's test split came to."""
+
+    digest: str
+    """That of the data set's manifest."""
+    accuracy: float | None
+    """None where every example is of one class, for then it says nothing."""
+
+
+def evaluated(run: Bucket) -> Evaluated | None:
+    """The run's evaluation on its test split; None where it was not evaluated. Raises FinalError for what is none."""
     name = f"{evaluation('test')}/metrics.json"
     content = run.find(name, SMALL)
     if content is None:
         return None
-    *tables, last = place.split(".")
     try:
-        found, where = parse_json(content), ""
-        if isinstance(found, dict):
-            found = {"undefined": {}} | found  # which an earlier version's may lack
-        for table in tables:
-            found, where = entry(found, table, dict, where), f"{where}{table}."
-        return entry(found, last, kind, where)
+        found = parse_json(content)
+        digest = entry(entry(found, "data", dict), "digest", str, "data.")
+        accuracy = entry(found, "accuracy", float)
+        undefined = entry(found, "undefined", dict) if "undefined" in found else {}  # an earlier version's may lack it
+        return Evaluated(digest, None if "balanced_accuracy" in undefined else accuracy)
     except ValueError as error:
         raise FinalError(
             f"{run.uri}/{name}: is not what an evaluation writes: {error}; delete it and evaluate the run again"

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from catdog.errors import CallerError, FinalError, one_line
+from catdog.errors import CallerError, RunError, one_line
 from catdog.runs.folder import METRICS, MODEL, RECIPE, REPORT, committed, evaluated, recipe_of
 from catdog.runs.metrics_file import METRICS_BYTES, Epoch, best_epoch, epochs, parse_metrics
-from catdog.storage import Bucket
+from catdog.storage import Bucket, Unavailable
 from catdog.storage.lease import LEASE, held
 
 THREADS = 16
@@ -102,15 +102,12 @@ def _summary(bucket: Bucket, folder: str, times: Mapping[str, float], now: float
             return None
         metrics = run.find(METRICS, METRICS_BYTES) if METRICS in times else None
         best = best_epoch(epochs(parse_metrics(metrics or b"", f"{run.uri}/{METRICS}")))
-        accuracy = _accuracy(run) if REPORT in times else None
-        return Summary(name, _state(run, times, now), changed, step, best, accuracy)
-    except (CallerError, FinalError, OSError) as error:
+        test = evaluated(run) if REPORT in times else None
+        return Summary(name, _state(run, times, now), changed, step, best, test.accuracy if test else None)
+    except Unavailable:
+        raise
+    except (CallerError, RunError, OSError) as error:
         return Summary(name, "unreadable", changed, step, fault=one_line(error))
-
-
-def _accuracy(run: Bucket) -> float | None:
-    accuracy: float | None = evaluated(run, "accuracy", float)
-    return None if "balanced_accuracy" in (evaluated(run, "undefined", dict) or {}) else accuracy
 
 
 def _state(run: Bucket, times: Mapping[str, float], now: float) -> State:

@@ -25,6 +25,7 @@ from catdog.runs.folder import (
     LaterCommit,
     commit_name,
     committed,
+    evaluated,
     evaluation,
     read_commit,
     recipe_of,
@@ -129,9 +130,14 @@ def _check_folder(folder: Folder, run: Bucket, recipe: Recipe, commit: Commit, n
         return
     ours = _committed_in(folder)
     different = differences(before, recipe)
-    manifest = _manifest(folder, ours[-1]) if ours else None
+    own = evaluated(folder)
+    manifest = _manifest(folder, ours[-1]) if ours else own.digest if own is not None else None
     if manifest is not None and manifest != commit.position.manifest:
         different.append(f"the data set's manifest: {manifest[:12]} → {commit.position.manifest[:12]}")
+    if manifest is None and not ours and (model := folder.stat(MODEL)) is not None:
+        found = run.stat(MODEL)
+        if found is None or (found.size, found.crc32c) != (model.size, model.crc32c):
+            different.append(f"its {MODEL}, and nothing tells what that was trained on")
     if different:
         raise CallerError(f"{folder.uri}: holds a run that differs in {'; '.join(different)}: pull into another folder")
     if in_training(folder, lambda text: tell(text, file=sys.stderr)):

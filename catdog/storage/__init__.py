@@ -37,7 +37,7 @@ def open_bucket(uri: str, *, patience: float = PATIENCE) -> Bucket:
         raise CallerError(f"{shown}: is no place in object storage; is gs://{uri[3:].lstrip('/')[:200]} meant?")
     scheme, separator, rest = uri.partition("://")
     if not separator:
-        return Folder(uri)
+        return Folder(uri, patience)
     if scheme != "gs":
         raise CallerError(f"{shown}: {scheme[:20]}:// is not supported; give a folder's path or gs://bucket/prefix")
     if not rest.partition("/")[0]:

@@ -17,7 +17,7 @@ PATIENCE = 60.0
 """Seconds for which a fault of a store that may pass is borne."""
 
 
-_TRIED = ".catdog-write-test"
+WRITE_TEST = ".catdog-write-test"
 """The object that shows whether a place can be written."""
 
 
@@ -128,8 +128,8 @@ class Bucket(ABC):
         Raises CallerError, and whatever else is raised by `write` and `delete`.
         """
         for content in (b"1", b"2"):  # who may create an object may not always replace it
-            self.write(_TRIED, content)
-        self.delete(_TRIED)
+            self.write(WRITE_TEST, content)
+        self.delete(WRITE_TEST)
 
     def list(self, prefix: str = "") -> list[str]:
         """Names of all whole objects that start with `prefix`, sorted."""

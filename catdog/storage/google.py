@@ -5,11 +5,11 @@ Every request is made once, with short timeouts, by the client; what is retried,
 
 import base64
 import contextlib
+import errno
 import fcntl
 import functools
 import io
 import json
-import logging
 import os
 import re
 import tempfile
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
-from catdog.errors import CallerError, RunError, one_line
+from catdog.errors import CallerError, RunError, one_line, warn
 from catdog.storage.bucket import Bucket, Changed, Stat, Unavailable, crc32c, nobody
 from catdog.storage.causes import Answer, answer, cause, is_misaddressed, is_refused, library_words, readable
 
@@ -51,7 +51,6 @@ PAYER = "GOOGLE_CLOUD_QUOTA_PROJECT"
 SILENT = 5.0
 """Seconds of faults after which the person who waits is told."""
 
-_log = logging.getLogger(__name__)
 
 _POOL = 256
 _TEMPORARY = "catdog-part-"
@@ -233,7 +232,8 @@ class GoogleBucket(Bucket):
     def _temporary(self, name: str) -> Iterator[Path]:
         handle, text = tempfile.mkstemp(prefix=_TEMPORARY, suffix=Path(name).suffix)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # for as long as this process lives, no other sweeps the file away
+            with contextlib.suppress(OSError):  # where nothing can be locked, nothing is swept either
+                fcntl.flock(handle, fcntl.LOCK_EX)  # for as long as this process lives, no other sweeps the file away
             yield Path(text)
         finally:
             Path(text).unlink(missing_ok=True)
@@ -265,7 +265,7 @@ class GoogleBucket(Bucket):
         """Fetch what there is now; who reads relies on no generation, so one that is replaced meanwhile is let go."""
         for left in reversed(range(FETCHES)):
             if (stat := self.stat(name)) is None:
-                raise FileNotFoundError(f"{self.uri}/{name}")
+                raise _NotThere(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.uri}/{name}")
             if limit is not None and stat.size > limit:
                 raise self._too_large(name, limit)
             try:
@@ -368,7 +368,7 @@ class GoogleBucket(Bucket):
         def tell(error: Exception) -> None:
             if time.monotonic() - began > SILENT and not has_told.is_set():
                 has_told.set()
-                _log.warning("%s: cannot %s it yet, for up to %.0f s more: %s", place, what, self.patience, _why(error))
+                warn(f"{place}: cannot {what} it yet, for up to {self.patience:.0f} s more: {_why(error)}")
 
         try:
             retry = DEFAULT_RETRY.with_delay(0.2, 8.0, 2.0).with_timeout(self.patience)
@@ -399,7 +399,7 @@ class GoogleBucket(Bucket):
             if "bucket does not exist" in told.words or (what in ("list", "write") and not told.words):
                 return CallerError(f"{place}: there is no bucket {self._bucket_name}; create it, or mend the URI")
             if what in ("read", "delete"):
-                return _NotThere(place)
+                return _NotThere(errno.ENOENT, os.strerror(errno.ENOENT), place)
         if told.status == 401:
             return CallerError(f"{place}: no valid credentials: {told}; {_LOG_IN}")
         if told.wants_payer:

@@ -256,7 +256,7 @@ def _process(pid: int) -> dict[str, Any]:
 def _ticks(pid: int) -> int | None:
     """When a process started, in ticks since the boot, which no change of the clock moves; None where none can tell."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     except OSError:
         return None
 

@@ -5,7 +5,6 @@ import errno
 import fcntl
 import functools
 import itertools
-import logging
 import os
 import re
 import secrets
@@ -16,12 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from catdog.errors import CallerError, RunError, naming
+from catdog.errors import CallerError, RunError, naming, warn
 from catdog.storage.bucket import Bucket, Changed, Stat, crc32c, crc32c_of, nobody
 from catdog.storage.lock import alone
 
 _LOCK = ".lock"
-_PARTS = ".part-*"
+_PARTS = ".part-"
 _PART = re.compile(r"\.part-[a-z0-9_]{8}-(.+)", re.DOTALL)
 """Name of a file on its way: eight random characters, and the name of the file that it is to become."""
 
@@ -35,8 +34,6 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _NO_SYNC_OF_FOLDERS = (*_NO_SYNC, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
 """What one tells that cannot be asked it of a folder, or lets nobody open this one."""
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Folder(Bucket):
@@ -48,17 +45,10 @@ class Folder(Bucket):
 
     def times(self, prefix: str = "", faults: dict[str, str] | None = None) -> dict[str, float]:
         found: dict[str, float] = {}
-        folders = [prefix.rpartition("/")[0]]
-        while folders:  # not Path.rglob, which calls itself for each folder in a folder
-            folder = folders.pop()
-            with _noted(folder, faults), os.scandir(self._root / folder) as entries:
-                for entry in entries:
-                    name = f"{folder}/{entry.name}" if folder else entry.name
-                    with _noted(name, faults):
-                        if entry.is_dir(follow_symlinks=False):
-                            folders.append(name)
-                        elif name.startswith(prefix) and not _hidden(name) and stat.S_ISREG(entry.stat().st_mode):
-                            found[name] = entry.stat().st_mtime
+        for name, entry in self._entries(prefix.rpartition("/")[0], faults):
+            with _noted(name, faults):
+                if name.startswith(prefix) and not _hidden(name) and stat.S_ISREG(entry.stat().st_mode):
+                    found[name] = entry.stat().st_mtime
         return found
 
     def stat(self, name: str) -> Stat | None:
@@ -133,7 +123,7 @@ class Folder(Bucket):
         with self._folder(self._root), self._alone():
             if self.stat(name) != expected:
                 raise _changed(self.local(name))
-            self._sweep(self.local(name).parent.glob(_PARTS), name.__eq__)
+            self._sweep(list(self.local(name).parent.glob(f"{_PARTS}*")), name.__eq__)
             with self.writing(name) as path:
                 path.write_bytes(content)
                 return Stat(len(content), crc32c(path))
@@ -144,7 +134,9 @@ class Folder(Bucket):
         self._forget_folder(self.local(name).parent)
 
     def sweep(self, ours: Callable[[str], bool]) -> None:
-        self._sweep(list(self._root.rglob(_PARTS)), ours)  # folders go meanwhile
+        entries = self._entries("", {})
+        # All at first, for folders go meanwhile.
+        self._sweep([self._root / name for name, entry in entries if entry.name.startswith(_PARTS)], ours)
 
     def local(self, name: str) -> Path:
         return self._root / name
@@ -154,9 +146,23 @@ class Folder(Bucket):
             self._root.mkdir(parents=True, exist_ok=True)
         return self._root
 
+    def _entries(self, top: str, faults: dict[str, str] | None) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+        """What lies below a folder, but for folders, with its name in the bucket."""
+        folders = [top]
+        while folders:  # no call for each folder in a folder: Python allows a thousand, and a path may be deeper
+            folder = folders.pop()
+            with _noted(folder, faults), os.scandir(self._root / folder) as entries:
+                for entry in entries:
+                    name = f"{folder}/{entry.name}" if folder else entry.name
+                    with _noted(name, faults):
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(name)
+                        else:
+                            yield name, entry
+
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """Alone with the bucket among all who ask for this."""
-        return alone(self._root / _LOCK)  # not beside the object, where it might be deleted
+        return alone(self._root / _LOCK, self.patience)  # not beside the object, where it might be deleted
 
     @contextlib.contextmanager
     def _folder(self, folder: Path) -> Iterator[None]:
@@ -283,6 +289,4 @@ def _sync_folder(path: Path, uri: str) -> None:
 @functools.cache
 def _tell_unsynced(uri: str, reason: str) -> None:
     """Once for a bucket and reason."""
-    _log.warning(
-        "%s: folders cannot be synced: %s: if the machine fails, what was written last may be gone", uri, reason
-    )
+    warn(f"{uri}: folders cannot be synced: {reason}: if the machine fails, what was written last may be gone")

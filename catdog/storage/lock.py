@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import logging
 import os
 import re
 import socket
@@ -11,14 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from catdog.errors import CallerError, RunError
+from catdog.errors import CallerError, RunError, warn
 
 SILENT = 1.0
 """Seconds of waiting after which the person who waits is told."""
 
 _HOLDER = re.compile(rb"process \d+ on [\w.-]+")
-
-_log = logging.getLogger(__name__)
 
 
 def try_lock(file: IO[bytes], kind: int) -> bool:
@@ -51,7 +48,7 @@ def alone(path: Path, patience: float = float("inf")) -> Iterator[None]:
             if waited > patience:
                 raise RunError(f"{path}: {_holder(lock)} has had it locked for {patience:.0f} s")
             if waited > SILENT and not told:
-                _log.warning("%s: waiting for %s, which has it locked", path, _holder(lock))
+                warn(f"{path}: waiting for {_holder(lock)}, which has it locked")
                 told = True
             time.sleep(min(0.002 + waited / 10, 0.1))
         ours = not _content(lock) or _HOLDER.fullmatch(_content(lock)) is not None  # one that was killed has left it
@@ -63,7 +60,8 @@ def alone(path: Path, patience: float = float("inf")) -> Iterator[None]:
             yield
         finally:
             if ours:
-                lock.truncate(0)
+                with contextlib.suppress(OSError):
+                    lock.truncate(0)
 
 
 def _holder(lock: IO[bytes]) -> str:

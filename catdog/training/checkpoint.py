@@ -107,7 +107,7 @@ class Checkpoints:
 
     def restore(self, step: int) -> tuple[Position, Arrays]:
         """A committed checkpoint, each file checked; raises RunError that names a file which is not what was committed."""
-        name, commit = state_name(step), read_commit(self._run, step)
+        name, commit = state_name(step), self._commit_of(step)
         try:
             with self._run.reading(name) as path:
                 require_committed(f"{self._run.uri}/{name}", Stat(path.stat().st_size, crc32c(path)), commit.state)
@@ -118,7 +118,16 @@ class Checkpoints:
 
     def position(self, step: int) -> Position:
         """Where the run stood at a committed checkpoint."""
-        return read_commit(self._run, step).position
+        return self._commit_of(step).position
+
+    def _commit_of(self, step: int) -> Commit:
+        """Raises FinalError where it was deleted since it was listed, for no other process may do so."""
+        try:
+            return read_commit(self._run, step)
+        except FileNotFoundError:
+            raise FinalError(
+                f"{self._run.uri}/{commit_name(step)}: was deleted while the run relied on it, and not by catdog"
+            ) from None
 
     def let_best_say_so(self, step: int) -> None:
         """Give the best checkpoint as of a committed step a commit that says that it is the best.

@@ -83,6 +83,10 @@ def started(recipe: Recipe) -> Iterator[Start]:
     for split, use in (("val", "choose the best weights by"), ("test", "evaluate on")):
         if not any(shard.examples for shard in manifest.split(split)):
             raise CallerError(f"{data.uri}: has no {split} split to {use}; prepare it with --{split} above 0")
+    if lacking := [name for name, count in manifest.per_class("train").items() if count == 0]:
+        raise CallerError(
+            f"{data.uri}: its train split holds no {lacking[0]}; prepare it from pictures of both classes"
+        )
     order = _order(recipe, manifest)
     spans(recipe.phases, order.steps_per_epoch)  # told now if they are too many
     if (kind := recipe.run.strategy.partition(":"))[0] == "cpu":

@@ -1,6 +1,6 @@
 """`python -m job.submit`: its first instructions."""
 
-from catdog.errors import run_program
+from catdog.command.program import run_program
 
 
 def _command() -> int:

@@ -12,7 +12,8 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from catdog.command.arguments import parse_command
 from catdog.command.locations import absolute, require_uris
-from catdog.errors import DONE, CallerError, did_you_mean, exit_code, tell
+from catdog.command.program import DONE, exit_code
+from catdog.errors import CallerError, did_you_mean, tell
 from catdog.recipe import load_recipe
 from job.submit.working_dir import RECIPE, named, working_dir
 

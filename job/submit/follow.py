@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from ray.job_submission import JobDetails
 
-from catdog.errors import INTERRUPTED, RunError, tell
+from catdog.command.program import INTERRUPTED
+from catdog.errors import RunError, tell
 from job.submit.jobs import Jobs, Unreachable, job_exit_code
 from job.submit.status import ending
 

@@ -14,7 +14,8 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus
 
-from catdog.errors import DONE, FAILED, CallerError, RunError, one_line, signalled
+from catdog.command.program import DONE, FAILED, signalled
+from catdog.errors import CallerError, RunError, one_line
 from catdog.storage.causes import cause, readable
 from job.ray_private import names
 from job.ray_private.client import Client

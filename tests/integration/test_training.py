@@ -5,12 +5,15 @@ import json
 import os
 import shutil
 import signal
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tomli_w
 
 from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
@@ -157,9 +160,21 @@ def test_a_folder_of_something_else_is_refused_before_anything_is_touched(recipe
 
 
 def test_a_recipe_that_was_written_by_hand_is_not_replaced(recipe: Recipe, small_recipe: Path) -> None:
-    Path(recipe.run.uri).mkdir()
-    shutil.copy(small_recipe, Path(recipe.run.uri) / "recipe.toml")
+    there = Path(recipe.run.uri) / "recipe.toml"
+    there.parent.mkdir()
+    shutil.copy(small_recipe, there)
     refused(recipe, "was written by hand")
+    there.write_text(tomli_w.dumps(tomllib.loads(there.read_text())))  # with nothing that a program would not write
+    refused(recipe, "was written by hand")
+
+
+def test_a_train_split_of_one_class_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    data = open_bucket(recipe.data.uri)
+    manifest = load_manifest(data)
+    dogs = tuple(replace(each, labels="1" * each.examples) for each in manifest.shards)
+    other = open_bucket(str(tmp_path / "data"))
+    other.write("manifest.json", replace(manifest, shards=dogs).to_json())
+    refused(changed(recipe, {"data.uri": other.uri}), "its train split holds no cat")
 
 
 def test_a_class_missing_from_a_held_out_split_is_told_when_a_run_begins(

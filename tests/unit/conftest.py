@@ -1,16 +1,32 @@
 """What several files of tests work on."""
 
+import contextlib
+import os
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import shard_stores
 from brightness import LINE, World, draw, save_model
+from pictures import DEEP
 
 from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.recipe import Data, Recipe, to_toml
 from catdog.storage import open_bucket
+
+
+@pytest.fixture
+def deep_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder with folders named d in each other."""
+    with contextlib.chdir(tmp_path):
+        for _ in range(DEEP):
+            os.mkdir("d")
+            os.chdir("d")
+    yield tmp_path
+    subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)  # Python's own way has a limit
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 SHARED = Path(__file__).parents[2].parent / "shared"
+DEEP = 1100
+"""Folders in each other that `deep_folder` has: more than the calls that Python allows in each other."""
 
 
 def picture(index: int, width: int = 48, height: int = 40) -> Image.Image:

@@ -55,3 +55,13 @@ def test_work_that_takes_too_much_memory_fails_alone(monkeypatch: pytest.MonkeyP
 def test_a_process_that_is_killed_is_told() -> None:
     with pytest.raises(Overrun, match="ended its process"):
         confined(killed)
+
+
+def hangs() -> None:
+    signal.sigwait({signal.SIGUSR1})
+
+
+def test_a_process_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STILL", 0.5)
+    with pytest.raises(Overrun, match=r"ended its process \(-9\)"):
+        confined(hangs)

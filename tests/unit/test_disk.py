@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ from catdog.data.order import Need
 from catdog.data.shards import Shard
 from catdog.errors import RunError
 from catdog.storage import Stat
+from tests.pace import within
 
 PROCESSES = multiprocessing.get_context("spawn")
 
@@ -208,8 +210,10 @@ class OnFullDisk(FakeBucket):
         super().__init__(shards)
         self._folder = folder
         self._room = room
+        self.tried = 0
 
     def fetch(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None]) -> None:
+        self.tried += 1
         if sum(file.stat().st_size for file in self._folder.glob("*.tfrecord")) + stat.size > self._room:
             path.write_bytes(b"")
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -372,3 +376,17 @@ def test_who_waits_for_a_fetch_of_another_process_takes_over_when_that_is_killed
         kill()
         waiter.finish()
         assert bucket.begun == [1]
+
+
+def test_a_full_disk_is_told_to_all_who_want_shards_at_once_and_no_shard_is_fetched_over_and_over(tmp_path):
+    shards = make_shards(4)
+    bucket = OnFullDisk(shards, tmp_path, 0)
+    with (
+        cached(bucket, tmp_path, fetchers=4) as cache,
+        cache.follow(shards, iter([Need(shard, 0, 9) for shard in range(4)])) as files,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        files.reach(0)
+        for opened in [pool.submit(files.open, shard) for shard in shards]:
+            assert isinstance(opened.exception(timeout=within(30)), OSError)
+    assert bucket.tried <= 5 * len(shards)

@@ -361,3 +361,9 @@ def test_a_lease_that_tells_nothing_is_nobodys(run: Bucket, content: bytes) -> N
     run.write(LEASE, content)
     with hold(run, pytest.fail) as held:
         held.check()
+
+
+def test_a_process_whose_name_is_cut_within_a_character_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = b"7 (\xe7\x8c) S " + b" ".join(str(number).encode() for number in range(4, 30))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: stat)
+    assert lease._ticks(7) == 22

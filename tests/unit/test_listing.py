@@ -160,7 +160,10 @@ def test_a_test_of_one_class_tells_no_accuracy(bucket: Bucket) -> None:
     run = below(bucket, "r")
     train(run, [(3, 3)])
     finish(run)
-    run.write("evaluation/test/metrics.json", b'{"accuracy": 1.0, "undefined": {"balanced_accuracy": "every example"}}')
+    run.write(
+        "evaluation/test/metrics.json",
+        b'{"accuracy": 1.0, "data": {"digest": "d"}, "undefined": {"balanced_accuracy": "every example"}}',
+    )
     assert (only(bucket).state, only(bucket).test_accuracy) == ("done", None)
 
 

@@ -20,7 +20,7 @@ TWO = PrepareOptions(side=32, shards=2)
 
 @pytest.fixture(autouse=True)
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catdog.data.prepare.process_pool", thread_pool)
+    monkeypatch.setattr("catdog.data.convert.process_pool", thread_pool)
 
 
 @pytest.fixture
@@ -149,3 +149,22 @@ def test_a_path_without_its_kind_is_told_with_what_would_be_right(
 ) -> None:
     assert cli.run(["prepare", "--reuse", path, data.uri]) == 2
     assert capsys.readouterr().err == f"catdog: error: {path!r} is not a source: give folder:{path}\n"
+
+
+@pytest.mark.parametrize("seconds", [9e11, -9e11])
+def test_a_picture_from_another_age_ends_nothing(home: Path, data: Bucket, seconds: float) -> None:
+    if not took(home / "photos/cat/0.jpg", seconds):
+        pytest.skip("this file system keeps no such time")
+    assert "newest change" in refusal("folder:photos", data) or seconds < 0
+
+
+def took(path: Path, seconds: float) -> bool:
+    os.utime(path, (seconds, seconds))
+    return path.stat().st_mtime == seconds
+
+
+@pytest.mark.parametrize("place", ["folder:a\0b", "folder:\ud800"])
+def test_a_source_that_is_no_path_is_told(home: Path, data: Bucket, place: str) -> None:
+    manifest = json.loads(data.read("manifest.json"))
+    data.write("manifest.json", json.dumps(manifest | {"source": place}).encode())
+    assert "manifest.json: is not a manifest: source 'folder:" in refusal("folder:photos", data)

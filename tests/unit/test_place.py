@@ -24,7 +24,7 @@ TWO = PrepareOptions(side=32, shards=2)
 
 @pytest.fixture(autouse=True)
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catdog.data.prepare.process_pool", thread_pool)
+    monkeypatch.setattr("catdog.data.convert.process_pool", thread_pool)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[3])
 from pictures import thread_pool
+import catdog.data.convert as convert
 import catdog.data.prepare as module
 from catdog.data.options import PrepareOptions
 from catdog.storage import open_bucket
@@ -122,7 +123,7 @@ def killed_in_the_second(path, payloads):
     written.append(path)
     if len(written) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-module.write_records, module.process_pool = killed_in_the_second, thread_pool
+module.write_records, convert.process_pool = killed_in_the_second, thread_pool
 module.prepare(sys.argv[1], open_bucket(sys.argv[2]), PrepareOptions(side=32, shards=5), overwrite=True)
 """
 
@@ -157,10 +158,10 @@ def test_of_files_that_appear_while_the_pictures_are_read_none_is_replaced(
 
     def meanwhile(*arguments: object) -> object:
         bucket.write("test-00000-of-00001.tfrecord", b"mine")
-        return convert_all(*arguments)  # type: ignore[arg-type]
+        return convert(*arguments)  # type: ignore[arg-type]
 
-    convert_all = module._convert_all
-    monkeypatch.setattr(module, "_convert_all", meanwhile)
+    convert = module.convert
+    monkeypatch.setattr(module, "convert", meanwhile)
     with pytest.raises(CallerError, match=r"holds test-00000-of-00001\.tfrecord"):
         prepare(photos, bucket, TWO)
     assert bucket.list() == ["test-00000-of-00001.tfrecord"]

@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from brightness import draw, rows
@@ -14,6 +16,7 @@ from catdog.evaluation.evaluate import evaluate
 from catdog.evaluation.predict import predict
 from catdog.evaluation.trained_model import BATCH
 from catdog.recipe import Cache
+from tests.pace import within
 
 
 def test_a_file_gets_the_probability_that_evaluation_gave_it(world):
@@ -96,3 +99,19 @@ def test_folders_that_lie_very_deep_in_each_other_are_told_and_stop_nothing(worl
     got = list(predict(world.run, [tmp_path]))
     assert got[-1].path == good and got[-1].predicted == "dog"
     subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # Python's own way calls itself for each folder
+
+
+@pytest.mark.parametrize("round", range(3))
+def test_pictures_of_all_formats_are_loaded_side_by_side(tmp_path: Path, round: int) -> None:
+    """In a new process: what a thread imports while another one forks is imported once."""
+    for index in range(4):
+        for suffix in ("jpg", "tif", "webp"):
+            Image.new("RGB", (64, 64), (index, 0, 200)).save(tmp_path / f"{index}.{suffix}")
+    load = (
+        "import sys; from concurrent.futures import ThreadPoolExecutor; from pathlib import Path\n"
+        "from catdog.data.images import decode\n"
+        "paths = sorted(Path(sys.argv[1]).iterdir())\n"
+        "print(len(list(ThreadPoolExecutor(4).map(lambda path: decode(path.read_bytes(), 64), paths))))"
+    )
+    done = subprocess.run([sys.executable, "-c", load, tmp_path], capture_output=True, text=True, timeout=within(60))
+    assert done.stdout == "12\n", done.stderr

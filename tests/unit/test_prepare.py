@@ -34,7 +34,7 @@ CATS, DOGS = 24, 16
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catdog.data.prepare.process_pool", thread_pool)
+    monkeypatch.setattr("catdog.data.convert.process_pool", thread_pool)
 
 
 @pytest.fixture(scope="module")
@@ -505,11 +505,11 @@ def test_a_hold_out_in_a_folder_within_each_class_is_kept(photos: Path, tmp_path
 @pytest.mark.usefixtures("threads")
 def test_beside_folders_of_a_split_with_train_nothing_else_is_taken(tmp_path: Path, bucket: Bucket) -> None:
     root = own_split(tmp_path / "split")
-    write(root / "holdout/cat/1.jpg", encoded(picture(5000)))
+    write(root / "mine/cat/1.jpg", encoded(picture(5000)))
     write(root / "test1/7.jpg", encoded(picture(5001)))
     manifest = prepare(f"folder:{root}", bucket, PrepareOptions(shards=2)).manifest
-    assert not any(name.startswith(("holdout", "test1")) for name in everything(bucket, manifest))
-    assert "none of the folders of the source's own split" in skipped(bucket)["holdout/cat/1.jpg"]
+    assert not any(name.startswith(("mine", "test1")) for name in everything(bucket, manifest))
+    assert "none of the folders of the source's own split" in skipped(bucket)["mine/cat/1.jpg"]
     assert "class" in skipped(bucket)["test1/7.jpg"]
 
 

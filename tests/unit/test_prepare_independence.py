@@ -12,8 +12,9 @@ import pytest
 from pictures import SHARED, class_folders, encoded, picture, write
 from PIL import Image
 
+from catdog.data.convert import _in_processes
 from catdog.data.options import PrepareOptions
-from catdog.data.prepare import _in_processes, prepare
+from catdog.data.prepare import prepare
 from catdog.data.process_pool import cores
 from catdog.data.shards import load_manifest
 from catdog.data.sources import File, Item

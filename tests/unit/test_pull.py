@@ -377,7 +377,7 @@ def refused(source: Bucket, folder: Folder, told: str) -> None:
 def test_a_folder_of_another_run_is_left_alone(source: Bucket, folder: Folder) -> None:
     begin(folder, override(RECIPE, [("data.side", "96"), ("data.uri", "elsewhere")]))
     folder.write("model.keras", b"another's")
-    refused(source, folder, "holds a run that differs in data.side: 96 → 64: pull into another folder")
+    refused(source, folder, "holds a run that differs in data.side: 96 → 64; ")
 
 
 def test_a_folder_of_a_run_on_another_data_set_is_left_alone(source: Bucket, folder: Folder) -> None:
@@ -536,3 +536,23 @@ def test_on_a_terminal_a_bar_tells_bytes_and_rate(tmp_path: Path, folder: Folder
     shown = os.read(ours, 1 << 16).decode()
     os.close(ours)
     assert done.returncode == 0 and "kB" in shown and "/s" in shown and b"\x1b" not in done.stdout
+
+
+def test_a_finished_run_on_other_data_whose_checkpoints_are_gone_is_left_alone(source: Bucket, folder: Folder) -> None:
+    finish(source)
+    train(folder, [(5, 5)], manifest="another")
+    finish(folder, manifest="another")
+    for name in folder.list("checkpoints/"):
+        folder.delete(name)
+    refused(source, folder, "differs in the data set's manifest: another → manifest")
+    folder.delete("evaluation/test/metrics.json")
+    folder.write("model.keras", b"another")
+    refused(source, folder, r"differs in its model\.keras, and nothing tells what that was trained on")
+
+
+def test_a_pull_that_was_broken_off_before_its_checkpoint_goes_on(source: Bucket, folder: Folder) -> None:
+    finish(source)
+    for name in ("recipe.toml", "model.keras", "report.html"):
+        folder.write(name, source.read(name))
+    pull(source, folder, "last")
+    assert whole(source, folder, 20, 30)

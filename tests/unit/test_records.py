@@ -16,7 +16,7 @@ from catdog.data.example import encode_example
 from catdog.data.records import Records
 from catdog.data.shards import Shard, pinned
 from catdog.data.tfrecord import record_index, write_records
-from catdog.errors import RunError
+from catdog.errors import FinalError, RunError
 from catdog.recipe import Cache
 from catdog.storage import Changed, crc32c, open_bucket
 
@@ -184,3 +184,12 @@ def test_a_record_of_another_class_than_the_manifest_says_is_an_error_that_names
             assert [reader.read(example) for example in range(3)] == PAYLOADS[:3]
             with pytest.raises(RunError, match=f"train-0 record 3: {told}"):
                 reader.read(3)
+
+
+def test_a_record_whose_picture_has_scans_without_end_is_not_decoded(tmp_path: Path) -> None:
+    scans = encode_example({"image/class/label": 0, "image/encoded": b"\xff\xda" * 101})
+    write_records(tmp_path / "train-0", [scans])
+    with open_cache(open_bucket(str(tmp_path)), {}, Cache()) as cache:
+        records = Records([shard("train-0", "0")], cache)
+        with records.reading() as reader, pytest.raises(FinalError, match="train-0 record 0: 101 scans are more than"):
+            reader.read(0)

@@ -47,7 +47,7 @@ def test_before_its_training_has_ended_a_run_has_the_data_set_that_its_recipe_te
 
 @pytest.mark.parametrize("named", [False, True])
 def test_later_a_run_has_the_data_set_that_it_was_evaluated_on_wherever_that_lies(run: Bucket, named: bool) -> None:
-    run.write("evaluation/test/metrics.json", json.dumps({"data": {"digest": OWN}}).encode())
+    run.write("evaluation/test/metrics.json", json.dumps({"data": {"digest": OWN}, "accuracy": 0.5}).encode())
     assert evaluation_of(run, "train", OWN, named=named) == "evaluation/train"
     assert evaluation_of(run, "test", OTHER, named=named) == "evaluation/test-bbbbbbbb"
 

@@ -120,3 +120,10 @@ def test_a_missing_folder_and_one_without_a_manifest_are_told_apart(tmp_path: Pa
         load_manifest(open_bucket(str(tmp_path / "nowhere")))
     with pytest.raises(CallerError, match=r"no manifest\.json"):
         load_manifest(open_bucket(str(tmp_path)))
+
+
+def test_a_data_set_of_before_there_were_lists_of_near_duplicates_claims_none(tmp_path: Path) -> None:
+    bucket, content = open_bucket(str(tmp_path)), json.loads(manifest().to_json())
+    assert content.pop("lists") == ["skipped.csv", "near_duplicates.csv"]
+    bucket.write("manifest.json", json.dumps(content).encode())
+    assert load_manifest(bucket).files == manifest().files - {"near_duplicates.csv"}

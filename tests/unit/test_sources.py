@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from pictures import class_folders, damaged, encoded, picture, thread_pool, write
+from pictures import DEEP, class_folders, damaged, encoded, picture, thread_pool, write
 from tensorflow_datasets.core import constants
 from tensorflow_datasets.core.download import resource
 from tensorflow_datasets.image_classification import cats_vs_dogs
@@ -301,7 +301,7 @@ def test_a_record_of_tfds_whose_bytes_have_changed_is_left_out_with_its_reason(
 def test_a_data_set_is_prepared_from_tfds(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of_tfds(home, monkeypatch)
     bucket = open_bucket(str(tmp_path / "data"))
-    monkeypatch.setattr("catdog.data.prepare.process_pool", thread_pool)
+    monkeypatch.setattr("catdog.data.convert.process_pool", thread_pool)
     options = PrepareOptions(side=32, shards=2, val=0.25, test=0.25)
     manifest = prepare("tfds:cats_vs_dogs", bucket, options).manifest
     assert [manifest.per_class(name) for name in ("train", "val", "test")] == [
@@ -353,3 +353,9 @@ def test_a_failed_download_is_told_in_one_line_with_the_way_by_folder(monkeypatc
     with pytest.raises(CallerError, match=r"could not be downloaded.*404.*folder:PATH") as caught:
         open_source("tfds:cats_vs_dogs", seed=0)
     assert "\n" not in str(caught.value)
+
+
+def test_pictures_in_folders_in_folders_beyond_any_count_are_found(deep_folder: Path) -> None:
+    (deep_folder / ("d/" * DEEP) / "cat.1.jpg").write_bytes(b"")
+    (item,) = open_source(f"folder:{deep_folder}", 0).items
+    assert item.name.endswith("d/cat.1.jpg") and item.label == 0

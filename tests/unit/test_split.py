@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 
 from catdog.data.options import PrepareOptions
-from catdog.data.split import Picture, own_splits, split, split_of
+from catdog.data.picture import Picture
+from catdog.data.split import placed, split, split_of
 
 
 def some_pictures(cats: int, dogs: int, folder: str = "") -> list[Picture]:
     labels = [0] * cats + [1] * dogs
     return [
-        Picture(f"{folder}{i}.jpg", label, f"digest {folder}{i}", 32, 32, 0, 0, folder)
+        Picture(f"{folder}/{i}.jpg", label, f"digest {folder}{i}", 32, 32, 0, 0, folder=folder)
         for i, label in enumerate(labels)
     ]
 
@@ -89,7 +90,8 @@ def test_a_group_of_both_classes_stays_together() -> None:
         "test": (5, 5),
     }
     for members in parts.values():
-        assert {int(p.name[:-4]) % 50 for p in members if p.label} == {int(p.name[:-4]) for p in members if not p.label}
+        numbers = [{int(p.name[1:-4]) % 50 for p in members if p.label == label} for label in (0, 1)]
+        assert numbers[0] == numbers[1]
 
 
 def test_a_group_larger_than_a_split_trains_and_the_others_make_the_splits() -> None:
@@ -118,6 +120,10 @@ def test_a_group_larger_than_a_split_trains_and_the_others_make_the_splits() -> 
         ("cat/1.jpg", ""),
         ("cat/test.jpg", ""),
         ("latest/cat/1.jpg", ""),
+        ("Dev/cat/1.jpg", "val"),
+        ("hold-out/cat/1.jpg", "test"),
+        ("training_images/cat/1.jpg", "train"),
+        ("test_images/cat/1.jpg", "test"),
         ("trained/cat/1.jpg", ""),
     ],
 )
@@ -133,13 +139,20 @@ def test_the_nearest_folder_named_after_a_split_tells_it(name: str, expected: st
         (["", "val"], ("val",)),
         (["train", "test", ""], ("train", "test")),
         (["train"], ()),
-        (["train", ""], ()),
+        (["train", ""], ("train",)),
         (["test"], ()),
         ([""], ()),
     ],
 )
-def test_folders_are_a_split_where_they_hold_something_out(folders: list[str], expected: tuple[str, ...]) -> None:
-    assert own_splits([p for folder in folders for p in some_pictures(2, 2, folder)]) == expected
+def test_folders_are_a_split_where_there_are_pictures_of_more_than_one(
+    folders: list[str], expected: tuple[str, ...]
+) -> None:
+    pictures = [p for folder in folders for p in some_pictures(2, 2, folder)]
+    kept, own, astray = placed(pictures)
+    assert own == expected
+    # What lies beside train may be a hold-out by another name, and is not trained on.
+    assert [skipped.name for skipped in astray] == [p.name for p in pictures if "train" in expected and not p.folder]
+    assert {p.folder for p in kept} == ({*folders} - ({""} if "train" in expected else set()) if expected else {""})
 
 
 def test_a_split_of_the_sources_own_is_kept_and_what_it_lacks_is_split_off_train() -> None:

@@ -13,9 +13,10 @@ from threading import Thread
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pictures import DEEP
 
-from catdog.errors import CallerError
-from catdog.storage import Bucket, Changed, open_bucket
+from catdog.errors import CallerError, RunError
+from catdog.storage import Bucket, Changed, Folder, open_bucket
 
 NAMES = ["a", "b/c.json", "with space/and more.txt", "ünï/コード/😀.png", "checkpoints/step-00000001/state.npz"]
 
@@ -277,3 +278,33 @@ def test_who_has_a_lock_that_is_waited_for_is_told_and_the_wait_goes_on(bucket, 
         holder.communicate(timeout=60)
     swap.join(60)
     assert bucket.read("b") == b"new"
+
+
+def test_a_lock_that_another_process_never_lets_go_ends_the_wait(tmp_path):
+    bucket = Folder(str(tmp_path), patience=0.5)
+    bucket.write("a", b"")
+    command = [sys.executable, "-c", LOCKED, str(bucket.local(".lock"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"locked\n"
+        with pytest.raises(RunError, match=f"process {holder.pid} on .* has had it locked for"):
+            bucket.swap("b", b"new", None)
+        holder.communicate(timeout=60)
+
+
+def test_what_is_waited_for_steers_no_terminal(tmp_path, caplog):
+    bucket = Folder(f"{tmp_path}/\x1b[31mred", patience=2)
+    bucket.write("a", b"")
+    command = [sys.executable, "-c", LOCKED, str(bucket.local(".lock"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"locked\n"
+        with pytest.raises(RunError):
+            bucket.swap("b", b"new", None)
+        holder.communicate(timeout=60)
+    assert caplog.messages and "\x1b" not in caplog.text
+
+
+def test_folders_in_folders_beyond_any_count_are_swept(deep_folder):
+    (deep_folder / ("d/" * DEEP) / ".part-abcdefgh-x").write_bytes(b"half")
+    swept = []
+    Folder(str(deep_folder)).sweep(lambda name: swept.append(name) or True)
+    assert swept == ["d/" * DEEP + "x"]

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 CATDOG = (sys.executable, "-m", "catdog")
 SWAP = """
 import sys
-from catdog.errors import run_program
+from catdog.command.program import run_program
 from catdog.storage import open_bucket
 run_program("catdog", lambda: 0 * open_bucket(sys.argv[1]).swap("lease.json", b"{}", None).size)
 """
@@ -121,7 +121,7 @@ def test_a_model_is_built_whatever_keras_is_set_to_and_from_weights_that_cannot_
 
 
 IMPORTED = """
-from catdog.errors import run_program
+from catdog.command.program import run_program
 from catdog.command.quiet_tensorflow import import_tensorflow
 run_program("catdog", import_tensorflow)
 """

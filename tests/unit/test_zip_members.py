@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from pictures import write
 from catdog.data.sources import open_source
 from catdog.data.zip_members import zip_members
 from catdog.errors import CallerError
+from tests.pace import within
 
 PACKINGS = {
     "stored": zipfile.ZIP_STORED,
@@ -137,3 +139,11 @@ def test_a_zip_file_in_another_is_told_with_what_to_give(tmp_path: Path) -> None
     path = archive(tmp_path / "a.zip", ("train.zip", inner.getvalue()), ("sampleSubmission.csv", b"id"))
     reasons = {item.name: item.reason for item in open_source(f"folder:{path}", 0).items}
     assert "give folder:PATH/train.zip" in reasons["train.zip"]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_any_number_of_files_of_one_name_takes_time_by_their_number(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip", *[("cat/1.jpg", b"")] * 30_000, packing=zipfile.ZIP_STORED)
+    began = time.process_time()
+    assert len({name for name, *_ in zip_members(path)}) == 30_000
+    assert time.process_time() - began < within(10)  # by the square of their number it would be minutes

@@ -219,24 +219,38 @@ class FetchedShards:
                         self._bucket.fetch(shard.name, shard.pin, part, self._require_open)
                         return self._disk.complete(shard.path)
                 except OSError as error:
-                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._make_room(shard, part, urgent):
                         raise
-                    if not self._disk.evict(shard.pin.size, urgent) and not (
-                        urgent and self._is_fetching(beside=shard)
-                    ):
-                        raise
-                with self._changed:
-                    self._changed.wait(_POLL)
         finally:
             self._disk.release(shard.path, reservation)
+
+    def _make_room(self, shard: CachedShard, part: Path, urgent: bool) -> bool:
+        """Whether there may be room on a full disk by now: something could be evicted, or else every other fetch has ended."""
+        part.unlink(missing_ok=True)  # which may be all that another fetch lacks
+        with self._changed:
+            shard.become(Seeking())
+            self._changed.notify_all()
+        waited = False
+        while not self._disk.evict(shard.pin.size, urgent):
+            if not (urgent and self._is_fetching()):
+                if waited:
+                    break
+                return False
+            waited = True
+            with self._changed:
+                self._changed.wait(_POLL)
+            self._require_open(0)
+        with self._changed:
+            shard.become(Fetching())
+        return True
 
     def _require_open(self, count: int) -> None:
         if self._closed:
             raise Closed
 
-    def _is_fetching(self, beside: CachedShard | None = None) -> bool:
+    def _is_fetching(self) -> bool:
         with self._changed:
-            return any(isinstance(shard.state, Fetching) for shard in self._live if shard is not beside)
+            return any(isinstance(shard.state, Fetching) for shard in self._live)
 
     def _starved(self, shard: CachedShard) -> RunError:
         with self._changed:

@@ -2,6 +2,7 @@
 
 Idle -> Seeking              a fetcher takes it
 Seeking -> Fetching          it is not on the disk, and space for it is reserved
+Fetching -> Seeking          the disk is full, below the cache's limit
 Seeking, Fetching -> Held    its file is there, and whole
 Seeking, Fetching -> Failed  it is needed now, and something came in the way
 Seeking, Fetching -> Idle    there is no space for what is wanted later only, or its fetch failed, or nobody needs it now
