@@ -10,7 +10,7 @@ import pytest
 from pictures import damaged
 
 from catdog.errors import FinalError, RunError
-from catdog.runs.folder import Commit, Position, read_commit
+from catdog.runs.folder import Commit, Position
 from catdog.storage import Bucket, Folder, Stat, crc32c, open_bucket
 from catdog.training.checkpoint import Checkpoints
 from tests.pace import within
@@ -256,20 +256,6 @@ def test_saving_a_committed_step_again_leaves_its_state_and_brings_its_position_
     assert where == position(3, best=3)
     assert what["count"] == 3
     assert run.read("metrics.jsonl") == b"more\n"
-
-
-def test_folders_of_other_names_are_no_checkpoints(run: Bucket) -> None:
-    checkpoints = saved(run, [3])
-    for name in ("checkpoints/step-00000003-copy", "checkpoints/backup"):
-        run.write(f"{name}/COMMITTED.json", b"{}")
-    assert checkpoints.steps() == [3]
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"position": {}, "files": []}'])
-def test_what_is_no_commit_is_refused_by_name(run: Bucket, content: bytes) -> None:
-    run.write("checkpoints/step-00000003/COMMITTED.json", content)
-    with pytest.raises(RunError, match=r"step-00000003/COMMITTED\.json: is not the commit"):
-        read_commit(run, 3)
 
 
 def test_metrics_up_to_a_step_are_there_once_the_step_is_committed(run: Bucket) -> None:

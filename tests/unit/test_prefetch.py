@@ -5,7 +5,6 @@ import itertools
 import os
 import threading
 import traceback
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -61,24 +60,6 @@ def test_shards_are_fetched_in_the_order_of_the_needs_and_no_further_ahead_than_
             files.reach(step)
             assert eventually(lambda now=step: bucket.begun == order[: now + 4])
             assert stays(lambda now=step: bucket.begun == order[: now + 4])
-
-
-def test_the_needs_are_taken_in_no_faster_than_they_are_reached(tmp_path):
-    shards, taken = make_shards(3), 0
-
-    def endless() -> Iterator[Need]:
-        nonlocal taken
-        for step in itertools.count():
-            taken += 1
-            yield Need(step % 3, step, step)
-
-    bucket = FakeBucket(shards)
-    with cached(bucket, tmp_path, ahead=2) as cache, cache.follow(shards, endless()) as files:
-        for step in range(50):
-            files.reach(step)
-            assert_read(files, shards, step % 3)
-            assert taken <= step + 3
-    assert sorted(bucket.begun) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("fetchers", [1, 3])
