@@ -5,6 +5,7 @@ import difflib
 import errno
 import logging
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -68,7 +69,11 @@ def one_line(error: Exception) -> str:
 
 def tell(*cells: str, file: TextIO | None = None) -> None:
     """Print a line of cells, with tabs between them, on stdout or `file`: the way of all that holds names of others."""
-    print(*map(printable, cells), sep="\t", file=file, flush=True)
+    try:
+        print(*map(printable, cells), sep="\t", file=file, flush=True)
+    except OSError as error:
+        error.filename = error.filename or ("standard output" if file in (None, sys.stdout) else "standard error")
+        raise
 
 
 def warn(text: str) -> None:

@@ -98,9 +98,13 @@ def _told(program: str, command: Callable[[], int]) -> int:
 
 
 def _require_system(program: str) -> None:
-    """Raises CallerError on a system without what we ask of it."""
+    """Raises CallerError on a system without what we ask of it, and in no folder."""
     if sys.platform == "win32" or importlib.util.find_spec("fcntl") is None:
         raise CallerError(f"{program} needs Linux or macOS; on Windows, run it in WSL 2 or in the container")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise CallerError("the folder that this shell is in was deleted: go to one that is there") from None
 
 
 def _open_closed_streams() -> None:

@@ -1,6 +1,7 @@
 """Work on all cores: a pool of processes that ends with the one that started it, however that ends."""
 
 import contextlib
+import errno
 import math
 import multiprocessing
 import os
@@ -36,9 +37,9 @@ def process_pool() -> Iterator[ProcessPoolExecutor]:
     try:
         pool = _Pool(cores(), multiprocessing.get_context("spawn"), initializer=_begin)
     except OSError as error:
-        raise RunError(
-            f"no pool of processes can be had: {error.strerror}; on Linux it needs room and the right to write in /dev/shm"
-        ) from None
+        shared = error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOSYS)
+        advice = "; on Linux it needs room and the right to write in /dev/shm" if shared else ""
+        raise RunError(f"no pool of processes can be had: {error.strerror}{advice}") from None
     try:
         yield pool
     except BrokenProcessPool:

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +109,24 @@ def test_what_a_terminal_cannot_show_ends_no_program(program: str) -> None:
         [sys.executable, "-c", show], capture_output=True, env=os.environ | {"PYTHONIOENCODING": "latin-1"}, check=True
     )
     assert done.stdout == b"\\u732b\n"
+
+
+def test_a_working_folder_that_was_deleted_is_told(tmp_path: Path) -> None:
+    words = (
+        "import os, sys; os.rmdir(sys.argv[1]); from catdog.__main__ import main; sys.argv[1:] = ['runs', '/']; main()"
+    )
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = subprocess.run([sys.executable, "-c", words, gone], cwd=gone, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "catdog: error: the folder that this shell is in was deleted: go to one that is there\n",
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux'")
+def test_a_full_disk_behind_standard_output_is_told_as_that() -> None:
+    words = "from catdog.command.program import run_program; from catdog.errors import tell; run_program('p', lambda: tell('x') or 0)"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", words], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "p: failed: No space left on device: standard output\n")
