@@ -126,7 +126,10 @@ def test_a_working_folder_that_was_deleted_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux'")
 def test_a_full_disk_behind_standard_output_is_told_as_that() -> None:
-    words = "from catdog.command.program import run_program; from catdog.errors import tell; run_program('p', lambda: tell('x') or 0)"
+    words = (
+        "from catdog.command.program import run_program; from catdog.errors import tell;"
+        "run_program('p', lambda: tell('x') or 0)"
+    )
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", words], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (1, "p: failed: No space left on device: standard output\n")
