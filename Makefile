@@ -44,8 +44,8 @@ $(SETUP): $(LOCKED) pyproject.toml
 	@rm -f .venv/.set-up-from-* && touch $@
 
 train-local: recipe-and-data $(SETUP) ## Prepare, train, evaluate: [RECIPE=photos] [DATA=folder:PATH] [ARGS="--phases.0.epochs 3"]
-	@$(BIN)/catdog prepare --reuse "$(DATA)" $(BUCKET)/data/$(RECIPE)
-	@$(BIN)/catdog train job/recipes/$(RECIPE).toml --data.uri $(BUCKET)/data/$(RECIPE) --run $(BUCKET)/runs/$(RECIPE) $(ARGS)
+	@$(BIN)/catdog prepare --reuse "$(DATA)" "$(BUCKET)/data/$(RECIPE)"
+	@$(BIN)/catdog train "job/recipes/$(RECIPE).toml" --data.uri "$(BUCKET)/data/$(RECIPE)" --run "$(BUCKET)/runs/$(RECIPE)" $(ARGS)
 
 bucket: $(SETUP) ## Serve bucket/emulator as gs://catdog, until Ctrl-C: [ARGS="--port 9024"]
 	@$(BIN)/python -m infra.bucket $(ARGS)
@@ -59,18 +59,22 @@ cluster: $(SETUP) ## Start a Ray cluster of two nodes on this machine, in the ba
 
 submit: recipe-and-data $(SETUP) ## The same as train-local, but as a job on that cluster, with two workers
 	@$(BIN)/python -m infra.cluster run -- true
-	@$(BIN)/catdog prepare --reuse "$(DATA)" $(BUCKET)/data/$(RECIPE)
-	@$(BIN)/python -m infra.cluster run -- $(BIN)/python -m job.submit job/recipes/$(RECIPE).toml --workers 2 \
-	  --data.uri $(BUCKET)/data/$(RECIPE) --run $(BUCKET)/runs/$(RECIPE) \
+	@$(BIN)/catdog prepare --reuse "$(DATA)" "$(BUCKET)/data/$(RECIPE)"
+	@$(BIN)/python -m infra.cluster run -- $(BIN)/python -m job.submit "job/recipes/$(RECIPE).toml" --workers 2 \
+	  --data.uri "$(BUCKET)/data/$(RECIPE)" --run "$(BUCKET)/runs/$(RECIPE)" \
 	  $(if $(STORAGE_EMULATOR_HOST),--env STORAGE_EMULATOR_HOST) $(ARGS)
 
 cluster-down: $(SETUP) ## End that cluster, with all that runs on it
 	@$(BIN)/python -m infra.cluster down
 
 recipe-and-data:
-	@test -f job/recipes/$(RECIPE).toml || \
+	@test -f "job/recipes/$(RECIPE).toml" || \
 	  { echo "there is no recipe $(RECIPE): RECIPE is one of $(sort $(basename $(notdir $(wildcard job/recipes/*.toml))))" >&2; exit 2; }
-	@test -n "$(DATA)" || { echo "say what to train on: make $(MAKECMDGOALS) RECIPE=$(RECIPE) DATA=folder:PATH" >&2; exit 2; }
+	@case "$(DATA)" in \
+	  drawn | tfds:?* | folder:?*) ;; \
+	  "") echo "say what to train on: make $(MAKECMDGOALS) RECIPE=$(RECIPE) DATA=folder:PATH" >&2; exit 2 ;; \
+	  *) echo "DATA=$(DATA): must be drawn, folder:PATH or tfds:cats_vs_dogs" >&2; exit 2 ;; \
+	esac
 
 test: $(SETUP) ## Run the tests that CI runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile

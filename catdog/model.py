@@ -108,12 +108,17 @@ def _backbone(settings: Model, side: int) -> keras.Model:
     return backbone
 
 
-def _load(backbone: keras.Model, settings: Model) -> None:
-    path = BUNDLED if settings.weights == "bundled" else Path(settings.weights)
-    if not path.is_file():
+def require_weights(settings: Model) -> None:
+    """Raises CallerError where the weights are to come from a file that is not there; that of 'imagenet' is not looked for."""
+    if settings.weights not in ("imagenet", "bundled", "none") and not Path(settings.weights).is_file():
         raise CallerError(
             f"model.weights = {settings.weights!r}: no such file; 'imagenet', 'bundled' and 'none' are the names"
         )
+
+
+def _load(backbone: keras.Model, settings: Model) -> None:
+    require_weights(settings)
+    path = BUNDLED if settings.weights == "bundled" else Path(settings.weights)
     file, md5 = _official(settings.backbone)
     if path.name == file or hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5:
         raise CallerError(

@@ -10,6 +10,7 @@ from typing import Any
 import tomli_w
 
 from catdog import __version__
+from catdog.data.shards import MANIFEST
 from catdog.errors import CallerError, FinalError, RunError
 from catdog.parsing import SMALL, brief, entry, is_version, parse_json, parse_toml
 from catdog.recipe import VERSION_KEY, Recipe, parse_recipe
@@ -190,7 +191,10 @@ def written_by_a_run(name: str) -> bool:
 
 
 def require_ours(run: Bucket) -> None:
-    """Raise CallerError for a place with something that a run would replace or delete, and that no run of catdog has left."""
+    """Raise CallerError for a place with something that a run would replace or delete, and that no run of catdog has left,
+    and for that of a data set, which would be told from the run no more."""
+    if run.exists(MANIFEST):
+        raise CallerError(f"{run.uri}: holds a data set: name another folder for the run")
     if recipe_of(run) is not None:
         if not _written_whole(run.read(RECIPE, SMALL)) and not committed(run.list(f"{CHECKPOINTS}/")):
             raise CallerError(f"{run.uri}: its {RECIPE} was written by hand, not by a run: name another folder")

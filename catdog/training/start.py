@@ -12,6 +12,7 @@ from catdog.data.order import Order
 from catdog.data.records import Records
 from catdog.data.shards import Manifest, load_manifest, pinned
 from catdog.errors import CallerError, FinalError
+from catdog.model import require_weights
 from catdog.parsing import SMALL
 from catdog.recipe import (
     Recipe,
@@ -87,6 +88,7 @@ def started(recipe: Recipe) -> Iterator[Start]:
         raise CallerError(
             f"{data.uri}: its train split holds no {lacking[0]}; prepare it from pictures of both classes"
         )
+    require_weights(recipe.model)  # before anything is written
     order = _order(recipe, manifest)
     spans(recipe.phases, order.steps_per_epoch)  # told now if they are too many
     if (kind := recipe.run.strategy.partition(":"))[0] == "cpu":

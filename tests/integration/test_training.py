@@ -168,6 +168,17 @@ def test_a_recipe_that_was_written_by_hand_is_not_replaced(recipe: Recipe, small
     refused(recipe, "was written by hand")
 
 
+def test_a_run_does_not_lie_among_the_shards(recipe: Recipe) -> None:
+    before = open_bucket(recipe.data.uri).list()
+    refused(changed(recipe, {"run.uri": recipe.data.uri}), "holds a data set: name another folder")
+    assert open_bucket(recipe.data.uri).list() == before
+
+
+def test_weights_that_are_not_there_leave_no_run(recipe: Recipe) -> None:
+    refused(changed(recipe, {"model.weights": "bundle"}), "model.weights = 'bundle': no such file")
+    assert not Path(recipe.run.uri).exists()
+
+
 def test_a_train_split_of_one_class_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     data = open_bucket(recipe.data.uri)
     manifest = load_manifest(data)
