@@ -3,6 +3,7 @@
 import io
 import re
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 from catdog.data.confined import confined
 from catdog.data.picture_bytes import CountedReads, Unreadable, check_scans, jpeg_bits, without_text
 from catdog.data.picture_formats import format_of
+from catdog.data.tiff_tags import Tag, directories, is_preview
 from catdog.errors import one_line
 
 MAX_PIXELS = 100_000_000
@@ -33,11 +35,25 @@ decoders do, and libtiff writes to the terminal."""
 
 _DARK = 16
 """Brightness of 255, a sixteenth, that no number of 12 bits passes where it is told to be of 16."""
+_FAINT = 16
+"""Opacity of 255 that shows next to nothing."""
+_FLAT = 2
+"""Levels of 255 that lie within what codecs make of a single colour."""
 _LAYERS = 8
 """How often a file may paint each pixel: as many times as a TIFF has planes."""
 
 # Beyond that many bytes of text Pillow refuses the picture; the limit for each single one is as high here.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+
+# Kinds of grey TIFF that Pillow would read, did it know of them: they differ from others in what `_Samples` tells.
+TiffImagePlugin.OPEN_INFO.update(
+    {
+        (TiffImagePlugin.II, 0, (1,), 1, (12,), ()): ("I;16", "I;12"),
+        (TiffImagePlugin.MM, 0, (1,), 1, (12,), ()): ("I;16", "I;12"),
+        (TiffImagePlugin.MM, 1, (1,), 1, (12,), ()): ("I;16", "I;12"),
+        (TiffImagePlugin.MM, 0, (1,), 1, (16,), ()): ("I;16B", "I;16B"),
+    }
+)
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,6 +73,7 @@ class _Samples:
 
     bits: int
     white_is_zero: bool = False
+    """Of CMYK, too, where each number is one of ink."""
 
 
 def decode(content: bytes, side: int | None = None) -> Image.Image:
@@ -105,11 +122,13 @@ def decode_stored(jpeg: bytes) -> Image.Image:
 def encode(image: Image.Image, side: int) -> tuple[bytes, int, int]:
     """JPEG bytes, height and width of an RGB picture, its shorter side brought down to `side` pixels, never up.
 
-    Raises Unreadable for a picture that is then too long for a JPEG.
+    Raises Unreadable for a picture that is then too long for a JPEG, or of a single colour, which shows nothing.
     """
     image = image.resize(_reduced_size(image, side), Image.Resampling.LANCZOS)
     if max(image.size) > _MAX_LENGTH:
         raise Unreadable(f"{image.width} x {image.height} pixels: no side of a JPEG is longer than {_MAX_LENGTH:,}")
+    if np.ptp(np.asarray(image.getextrema()), axis=1).max() <= _FLAT:
+        raise Unreadable("nothing of it is to be seen: it is of a single colour")
     buffer = io.BytesIO()
     # Not the file's comment: one picture with two comments would be two pictures.
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, comment=None)
@@ -126,7 +145,7 @@ def _decoded(content: bytes, side: int | None, formats: tuple[str, ...]) -> Imag
         image.load()
         pixels = image.width * image.height
         picture = _rgb(image, samples) if side is None or pixels <= LARGE else _reduced_rgb(image, side, samples)
-        _require_sight(picture, samples, transparent=image.has_transparency_data)
+        _require_sight(image, picture, samples)
         turn = _turn(image)
         return picture if turn is None else picture.transpose(turn)
 
@@ -140,6 +159,8 @@ def _opened(content: bytes, formats: tuple[str, ...]) -> Image.Image:
             raise Unreadable(f"{len(content):,} bytes are more than the {MAX_PLAIN_BYTES:,} allowed in plain text")
         content = re.sub(rb"#[^\r\n]*", b"", content)  # Pillow takes the more time the more comments there are
     image = Image.open(CountedReads(content), formats=formats)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        image.seek(_page(content))
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
         raise Unreadable(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} allowed")
@@ -152,15 +173,51 @@ def _opened(content: bytes, formats: tuple[str, ...]) -> Image.Image:
     return image
 
 
+def _page(tiff: bytes) -> int:
+    """Which page shows the picture; raises Unreadable where none does, and there are but previews of it."""
+    pages, below = directories(tiff)
+    whole = [number for number, page in enumerate(pages) if not is_preview(page)]
+    if not whole and below:
+        raise Unreadable("TIFF whose pages are but previews of a picture that is not read")
+    return whole[0] if whole else 0
+
+
 def _why_unknown(content: bytes) -> str:
     name = format_of(content)
     if name is None:
         return "not a picture in a known format"
     if name == "JPEG" and (bits := jpeg_bits(content)) not in (None, 8):
         return f"JPEG of {bits} bits a sample: a format that is not read"
+    if name == "TIFF" and (told := _why_unknown_tiff(content)):
+        return told
     if name.upper() in (*_FORMATS, *_CONFINED):
         return f"{_CONFINED.get(name, name)} that is broken, or of a kind that is not read"
     return f"{name}: a format that is not read"
+
+
+def _why_unknown_tiff(content: bytes) -> str | None:
+    tags = next(iter(directories(content)[0]), {})
+    if Tag.BITS not in tags:
+        return None
+    bits = max(tags[Tag.BITS])
+    if unknown := _unknown_range(bits, tags.get(Tag.SAMPLE_FORMAT, (1,))):
+        return unknown
+    colours, compression = (tags.get(tag, ("untold",))[0] for tag in (Tag.PHOTOMETRIC, Tag.COMPRESSION))
+    kind = f"{bits} bits a sample, photometric interpretation {colours} and compression {compression}"
+    return f"TIFF of {kind} that is broken, or of a kind that is not read"
+
+
+def _unknown_range(bits: int, formats: Sequence[int]) -> str | None:
+    """Why nobody knows which numbers of a TIFF are black and white, if so."""
+    if 3 in formats:
+        return "pixels are floating-point numbers of unknown range"
+    if not {1, 2}.issuperset(formats):
+        return f"pixels are numbers of sample format {max(formats)}, of unknown range"
+    if bits > 16:
+        return f"pixels are integers of {bits} bits, of unknown range"
+    if 2 in formats:
+        return "pixels are signed integers of unknown range"
+    return None
 
 
 def _samples(image: Image.Image, content: bytes) -> _Samples:
@@ -179,28 +236,34 @@ def _samples(image: Image.Image, content: bytes) -> _Samples:
     tags = image.tag_v2
     bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
     white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
-    if image.mode == "F":
-        raise Unreadable("pixels are floating-point numbers of unknown range")
-    if bits > 16:
-        raise Unreadable(f"pixels are integers of {bits} bits, of unknown range")
-    if set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))) != {1}:
-        raise Unreadable("pixels are signed integers of unknown range")
+    if unknown := _unknown_range(bits, tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))):
+        raise Unreadable(unknown)
     planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and tags.get(TiffImagePlugin.COMPRESSION, 1) == 1
     if planes and (bits != 8 or white_is_zero or tags.get(TiffImagePlugin.FILLORDER, 1) != 1):
         raise Unreadable("TIFF in planes that are not of 8 bits: a kind that is not read")
     tile = tags.get(TiffImagePlugin.TILEWIDTH, 1) * tags.get(TiffImagePlugin.TILELENGTH, 1)
     if tile > MAX_PIXELS:
         raise Unreadable(f"a tile of {tile:,} pixels is more than the {MAX_PIXELS:,} allowed")
-    return _Samples(bits, white_is_zero)
+    return _Samples(bits, white_is_zero or image.mode == "CMYK")
 
 
-def _require_sight(picture: Image.Image, samples: _Samples, *, transparent: bool) -> None:
-    """Raises Unreadable where nothing of the picture can be seen."""
+def _require_sight(image: Image.Image, picture: Image.Image, samples: _Samples) -> None:
+    """Raises Unreadable where nothing can be seen of the image, which `picture` shows in RGB."""
     extrema = np.asarray(picture.getextrema())
-    if transparent and (extrema == 255).all():
-        raise Unreadable("nothing of it is to be seen: it is wholly transparent, or as white as what it is laid over")
-    if samples.bits > 8 and extrema.max() <= _DARK:
-        raise Unreadable(f"nearly black: no number of {samples.bits} bits passes a sixteenth of its range")
+    if samples.bits > 8:
+        numbers = 255 - extrema if samples.white_is_zero else extrema
+        if image.mode == "CMYK":  # whose inks add up
+            numbers = np.asarray(image.getextrema())
+        if numbers.max() <= _DARK:
+            nearly = "white" if samples.white_is_zero else "black"
+            raise Unreadable(f"nearly {nearly}: no number of {samples.bits} bits passes a sixteenth of its range")
+    if image.has_transparency_data:
+        if (extrema == 255).all():
+            raise Unreadable(
+                "nothing of it is to be seen: it is wholly transparent, or as white as what it is laid over"
+            )
+        if not image.mode.startswith("I") and _opacity(image) <= _FAINT:
+            raise Unreadable("nothing of it is to be seen: it is all but wholly transparent")
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -221,11 +284,17 @@ def _reduced_rgb(image: Image.Image, side: int, samples: _Samples) -> Image.Imag
     """What reducing the whole picture in mode RGB gives: Pillow, too, brings down the rows first, each by itself."""
     width, height = _reduced_size(image, side)
     narrow = Image.new("RGB", (width, image.height))
-    rows = max(_STRIP // image.width, 1)
-    for top in range(0, image.height, rows):
-        strip = _rgb(image.crop((0, top, image.width, min(top + rows, image.height))), samples)
+    for top, strip in _strips(image):
+        strip = _rgb(strip, samples)
         narrow.paste(strip.resize((width, strip.height), Image.Resampling.LANCZOS), (0, top))
     return narrow.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The picture in parts, each with its first row."""
+    rows = max(_STRIP // image.width, 1)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _rgb(image: Image.Image, samples: _Samples) -> Image.Image:
@@ -234,11 +303,20 @@ def _rgb(image: Image.Image, samples: _Samples) -> Image.Image:
     if image.mode == "F":
         raise Unreadable("pixels are floating-point numbers of unknown range")
     if image.has_transparency_data:
-        image = image.convert("LA") if image.mode == "La" else image  # from which alone Pillow goes on
-        image = image.convert("RGBA")
+        image = _rgba(image)
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _rgba(image: Image.Image) -> Image.Image:
+    image = image.convert("LA") if image.mode == "La" else image  # from which alone Pillow goes on
+    return image.convert("RGBA")
+
+
+def _opacity(image: Image.Image) -> int:
+    """The highest of any pixel, of 255."""
+    return max(int(np.max(_rgba(strip).getchannel("A").getextrema())) for _, strip in _strips(image))
 
 
 def _grey(values: np.ndarray, samples: _Samples, clear: int | None) -> Image.Image:

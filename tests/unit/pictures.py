@@ -4,7 +4,8 @@ import contextlib
 import io
 import os
 import signal
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,6 +34,47 @@ def many_scans(count: int) -> bytes:
     content = encoded(picture(1), progressive=True)
     start, scans = content.rindex(b"\xff\xda"), content.count(b"\xff\xda")
     return content[:start] + content[start:-2] * (count - scans + 1) + content[-2:]
+
+
+Entries = Mapping[int, "int | bytes | Image.Image | Sequence[Entries]"]
+
+
+def tiff_of(*pages: Entries, order: str = "<") -> bytes:
+    """A TIFF of directories: numbers, texts, a picture for tag 273, and for tag 330 directories below it."""
+    content = bytearray(b"II*\0\0\0\0\0" if order == "<" else b"MM\0*\0\0\0\0")
+
+    def added(more: bytes) -> int:
+        content.extend(more + bytes(-len(more) % 4))
+        return len(content) - len(more) - (-len(more) % 4)
+
+    def directory(entries: Entries) -> int:
+        rows = []
+        for tag, value in sorted(entries.items()):
+            kind, count = 4, 1
+            if isinstance(value, Image.Image):
+                value = added(value.tobytes())
+            elif isinstance(value, bytes):
+                kind, count = 2, len(value)
+                value = added(value) if count > 4 else struct.unpack(order + "I", value.ljust(4, b"\0"))[0]
+            elif not isinstance(value, int):
+                places = [directory(below) for below in value]
+                count = len(places)
+                value = places[0] if count == 1 else added(struct.pack(f"{order}{count}I", *places))
+            rows.append(struct.pack(order + "HHII", tag, kind, count, value))
+        return added(struct.pack(order + "H", len(rows)) + b"".join(rows) + bytes(4))
+
+    link = 4
+    for page in pages:
+        struct.pack_into(order + "I", content, link, at := directory(page))
+        link = at + 2 + 12 * len(page)
+    return bytes(content)
+
+
+def rgb_page(image: Image.Image, **more: object) -> Entries:
+    """The directory of an uncompressed colour picture; `more` are other tags, as t254."""
+    size = {256: image.width, 257: image.height, 278: image.height, 279: 3 * image.width * image.height}
+    rest = {258: 8, 259: 1, 262: 2, 273: image, 277: 3}
+    return size | rest | {int(name[1:]): value for name, value in more.items()}
 
 
 def write(path: Path, content: bytes) -> Path:

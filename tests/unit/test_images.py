@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from pictures import SHARED, encoded, many_scans, picture
+from pictures import SHARED, encoded, many_scans, picture, rgb_page, tiff_of
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -379,6 +379,11 @@ GREYS = np.linspace(0, 1, 40 * 48).reshape(40, 48)
         (tiff(48, 40, 16, 0, (GREYS * 65535).astype("<u2").tobytes()), 1 - GREYS),
         (tiff(48, 40, 8, 0, (GREYS * 255).astype("u1").tobytes()), 1 - GREYS),
         (tiff(48, 40, 16, 1, (GREYS * 65535).astype(">u2").tobytes(), ">"), GREYS),
+        (tiff(48, 40, 12, 0, in_12_bits((GREYS * 4095).round())), 1 - GREYS),
+        (tiff(48, 40, 12, 1, in_12_bits((GREYS * 4095).round()), ">"), GREYS),
+        (tiff(48, 40, 12, 0, zlib.compress(in_12_bits((GREYS * 4095).round())), ">", t259=8), 1 - GREYS),
+        (tiff(48, 40, 16, 0, (GREYS * 65535).astype(">u2").tobytes(), ">"), 1 - GREYS),
+        (tiff(48, 40, 16, 0, zlib.compress((GREYS * 65535).astype(">u2").tobytes()), ">", t259=8), 1 - GREYS),
         (tiff(48, 40, 1, 0, np.packbits(GREYS > 0.5).tobytes()), (GREYS <= 0.5).astype(float)),
         (tiff(48, 40, 8, 1, (GREYS * 255).astype("u1").tobytes(), t284=2), GREYS),
     ],
@@ -389,6 +394,11 @@ GREYS = np.linspace(0, 1, 40 * 48).reshape(40, 48)
         "16 bits, white is 0",
         "8 bits, white is 0",
         "big-endian",
+        "12 bits, white is 0",
+        "12 bits, big-endian",
+        "12 bits, white is 0, big-endian, packed",
+        "16 bits, white is 0, big-endian",
+        "16 bits, white is 0, big-endian, packed",
         "1 bit, white is 0",
         "a plane",
     ],
@@ -413,16 +423,58 @@ def test_grey_numbers_of_every_size_are_shown_as_they_are_meant(
         (tiff(8, 8, 32, 1, bytes(256), t339=3), "floating-point"),
         (tiff(8, 8, 16, 1, bytes(128), t284=2), "planes"),
         (tiff(8, 8, 8, 0, bytes(64), t284=2), "planes"),
-        (tiff(8, 8, 14, 1, bytes(128)), "TIFF that is broken, or of a kind that is not read"),
-        (tiff(8, 8, 32, 1, bytes(256), ">"), "TIFF that is broken, or of a kind that is not read"),
+        (tiff(8, 8, 14, 1, bytes(128)), "TIFF of 14 bits a sample, photometric interpretation 1 and compression 1"),
+        (tiff(8, 8, 8, 9, bytes(64), ">"), "TIFF of 8 bits a sample, photometric interpretation 9 and compression 1"),
+        (tiff(8, 8, 8, 1, bytes(64), t259=34713), "TIFF of 8 bits .* compression 34713 that is broken, or of a kind"),
+        (tiff(8, 8, 12, 2, bytes(288), t277=3), "TIFF of 12 bits a sample, photometric interpretation 2"),
+        (tiff(8, 8, 32, 1, bytes(256), ">"), "integers of 32 bits"),
+        (tiff(8, 8, 32, 0, bytes(256)), "integers of 32 bits"),
+        (tiff(8, 8, 32, 0, bytes(256), ">"), "integers of 32 bits"),
+        (tiff(8, 8, 32, 0, bytes(256), t339=2), "integers of 32 bits"),
+        (tiff(8, 8, 24, 2, bytes(576), t277=3), "integers of 24 bits"),
+        (tiff(8, 8, 16, 0, bytes(128), t339=2), "signed integers"),
+        (tiff(8, 8, 32, 2, bytes(768), t277=3, t339=3), "floating-point"),
+        (tiff(8, 8, 16, 1, bytes(128), t339=4), "sample format 4"),
         (tiff(8, 8, 16, 1, np.arange(64, dtype="<u2").tobytes()), "nearly black: no number of 16 bits"),
         (tiff(8, 8, 16, 1, np.full(64, 4095, "<u2").tobytes()), "nearly black: no number of 16 bits"),
+        (tiff(8, 8, 16, 0, np.arange(64, dtype="<u2").tobytes()), "nearly white: no number of 16 bits"),
+        (tiff(8, 8, 16, 0, np.arange(4032, 4096, dtype=">u2").tobytes(), ">"), "nearly white: no number of 16 bits"),
+        (tiff(8, 8, 12, 0, in_12_bits(np.arange(64) * 4)), "nearly white: no number of 12 bits"),
+        (tiff(8, 8, 16, 5, np.arange(0, 4096, 16, "<u2").tobytes(), t277=4), "nearly white: no number of 16 bits"),
         (tiff(8, 8, 8, 1, bytes(64), t322=60_000, t323=60_000, t324=8), "tile of 3,600,000,000 pixels"),
     ],
 )
 def test_numbers_whose_meaning_is_not_known_are_refused(content: bytes, told: str) -> None:
     with pytest.raises(Unreadable, match=told):
         decode(content)
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_numbers_at_the_high_end_of_their_range_are_a_picture(photometric: int) -> None:
+    high = 65535 - np.linspace(0, 4095, 40 * 48).astype("<u2")
+    found = np.asarray(decode(tiff(48, 40, 16, photometric, high.tobytes())))
+    assert (found.min(), found.max()) == ((0, 16) if photometric == 0 else (239, 255))
+
+
+def test_a_tiff_that_begins_with_a_preview_is_read_as_the_picture() -> None:
+    small, whole = picture(1, 12, 10), picture(1)
+    for kind in ({"t254": 1}, {"t255": 2}, {"t254": 4}):
+        content = tiff_of(rgb_page(small, **kind), rgb_page(small, **kind), rgb_page(whole), rgb_page(picture(2)))
+        assert np.array_equal(np.asarray(decode(content)), np.asarray(whole))
+
+
+def test_a_tiff_of_but_one_page_is_a_picture_even_if_it_is_called_a_preview() -> None:
+    assert np.array_equal(np.asarray(decode(tiff_of(rgb_page(picture(1), t254=1)))), np.asarray(picture(1)))
+
+
+def test_a_tiff_whose_picture_lies_below_its_preview_is_left_out() -> None:
+    with pytest.raises(Unreadable, match="but previews of a picture that is not read"):
+        decode(tiff_of(rgb_page(picture(1, 12, 10), t254=1, t330=[rgb_page(picture(1))])))
+
+
+def test_camera_raw_is_left_out_by_its_name_and_not_stored_as_its_preview() -> None:
+    with pytest.raises(Unreadable, match="DNG: a format that is not read"):
+        decode(tiff_of(rgb_page(picture(1, 12, 10), t254=1, t50706=b"\1\4\0\0"), rgb_page(picture(1))))
 
 
 def png(width: int, height: int, bits: int, colours: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
@@ -480,6 +532,55 @@ def test_a_picture_in_which_nothing_can_be_seen_is_left_out(
     monkeypatch.setattr(images, "LARGE", large)
     with pytest.raises(Unreadable, match="nothing of it is to be seen"):
         decode(content, 16)
+
+
+@pytest.mark.parametrize("large", [images.LARGE, 0], ids=["whole", "in strips"])
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        ("RGBA", "PNG", {}),
+        ("LA", "PNG", {}),
+        ("RGBA", "WEBP", {"lossless": True, "exact": True}),
+        ("RGBA", "TIFF", {}),
+        ("P", "PNG", {}),
+    ],
+)
+def test_what_can_hardly_be_seen_through_its_transparency_is_left_out(
+    mode: str, kind: str, options: dict[str, object], large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "LARGE", large)
+
+    def content(opacity: int) -> bytes:
+        image = picture(3)
+        image.putalpha(opacity)
+        return encoded(image.quantize(16) if mode == "P" else image.convert(mode), kind, **options)
+
+    for opacity in (1, 9, 16):
+        with pytest.raises(Unreadable, match="nothing of it is to be seen: it is all but wholly transparent"):
+            decode(content(opacity), 16)
+    assert np.ptp(np.asarray(decode(content(60), 16), int)) > 20
+
+
+def test_a_picture_of_a_single_colour_is_not_stored() -> None:
+    for content in (
+        *(
+            encoded(Image.new("RGB", (160, 120), colour), kind)
+            for colour in ("black", "white", RED)
+            for kind in ("JPEG", "PNG")
+        ),
+        encoded(Image.new("L", (160, 120)), "WEBP"),
+        encoded(Image.new("RGB", (1, 1), RED), "PNG"),
+        tiff(8, 8, 16, 1, np.arange(30_000, 30_064, dtype="<u2").tobytes()),
+    ):
+        with pytest.raises(Unreadable, match="nothing of it is to be seen: it is of a single colour"):
+            stored(content)
+
+
+def test_a_dark_picture_that_shows_something_is_stored() -> None:
+    for share in (0.02, 0.05):
+        dark = picture(4, 160, 120).point(lambda value, share=share: value * share)
+        with Image.open(io.BytesIO(stored(encoded(dark, "PNG")))) as found:
+            assert np.asarray(found).max() > 0
 
 
 def test_a_white_picture_without_transparency_is_a_picture() -> None:
