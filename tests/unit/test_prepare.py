@@ -244,7 +244,7 @@ def test_names_that_are_no_text_are_prepared_and_listed(photos: Path, tmp_path: 
     assert "cat/\\xe9t\\xe9.jpg" in everything(
         bucket, prepare(f"folder:{root}", bucket, PrepareOptions(shards=2)).manifest
     )
-    assert skipped(bucket).keys() == {"cat/\\xff.jpg", "cat/a\nb.jpg"}
+    assert skipped(bucket).keys() == {"cat/\\xff.jpg", "cat/a\\nb.jpg"}
     assert verify(bucket)[1] == []
 
 
