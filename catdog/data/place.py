@@ -1,6 +1,7 @@
 """The place that a data set is written to: which files there are catdog's own, and may be deleted or replaced."""
 
 import json
+import os
 from collections.abc import Iterable
 
 from catdog.data.shards import (
@@ -17,7 +18,7 @@ from catdog.data.shards import (
 from catdog.errors import CallerError
 from catdog.parsing import parse_json
 from catdog.storage import Bucket, TooLarge
-from catdog.storage.lease import Work
+from catdog.storage.lease import Work, is_lease
 
 PREPARING = Work(LEASE, False, "data set", "prepare", "prepared", "wait until it is done, or name another folder")
 
@@ -44,8 +45,14 @@ def own_files(bucket: Bucket, there: Manifest | None) -> set[str]:
 
 def refuse_others(bucket: Bucket, ours: set[str], shards: int) -> None:
     """Raise CallerError where files lie that would be written over, as far as that is known before all pictures are, and
-    in a place that holds nothing of ours for any that would pass for the data set's."""
+    in a place that holds nothing of ours for any that would pass for the data set's. What is no file is refused under
+    each name that a data set's file may have."""
     likely = {*LISTS, *shard_names({"train": shards})}
+    root = bucket.local("")
+    beside = os.listdir(root) if root is not None and root.is_dir() else []
+    bucket.require_free([MANIFEST, BEGUN, LEASE, *LISTS, *filter(SHARD_NAME.fullmatch, sorted(beside))])
+    if (lease := bucket.find(LEASE, MANIFEST_BYTES)) is not None and not is_lease(lease):
+        _refuse(bucket, [LEASE], set())
     _refuse(
         bucket, (name for name in bucket.list() if name in likely or (not ours and SHARD_NAME.fullmatch(name))), ours
     )
@@ -66,6 +73,7 @@ def clear(bucket: Bucket, ours: set[str], wanted: set[str]) -> None:
     Raises CallerError, and deletes nothing, where what is to be written is there and not ours.
     """
     _refuse(bucket, wanted.intersection(bucket.list()), ours)
+    bucket.require_free(sorted(wanted))
     bucket.write(BEGUN, json.dumps(sorted(ours | wanted)).encode())
     bucket.sweep((ours | wanted | {BEGUN}).__contains__)
     for name in sorted(ours, key=lambda name: name != MANIFEST):

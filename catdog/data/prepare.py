@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from catdog.data.convert import convert, spool_file
@@ -27,12 +28,15 @@ from catdog.data.shards import (
     shard_name,
     shard_names,
 )
-from catdog.data.sources import NESTED, open_source, require_source
+from catdog.data.sources import NESTED, holds, open_source, require_source
 from catdog.data.split import placed, split
 from catdog.data.tfrecord import write_records
 from catdog.errors import CallerError, tell
 from catdog.storage import Bucket
 from catdog.storage.lease import hold, wait_until_free
+
+_EXAMPLES = 10
+"""Zip files that are named, at most, where there are no pictures but in these."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,10 @@ def prepare(
     there = data_set(bucket)
     if there is not None and not overwrite:
         return Prepared(_reused(there, source, options, bucket, reuse), 0, written=False)
+    if (root := bucket.local("")) is not None and holds(source, root):
+        raise CallerError(
+            f"{bucket.uri}: lies in {source}, all of whose files are taken for pictures: name a folder outside of it"
+        )
     origin = look_at(source)
     refuse_others(bucket, own_files(bucket, there), options.shards)
     bucket.require_writable()  # not only when all pictures are converted
@@ -121,8 +129,10 @@ def _reused(there: Manifest, source: str, options: PrepareOptions, bucket: Bucke
 
 
 def _refuse_missing(source: str, pictures: list[Picture], skipped: list[Skipped]) -> None:
-    telling = next((s for s in skipped if s.reason.startswith(NESTED)), skipped[0] if skipped else None)
-    why = f"; {len(skipped)} files were left out, such as {telling.name!r}: {telling.reason}" if telling else ""
+    nested = [s for s in skipped if s.reason.startswith(NESTED)]
+    nested = [s for s in nested if "train" in PurePosixPath(s.name).stem.lower()] or nested
+    examples = [f"{s.name!r}: {s.reason}" for s in nested[:_EXAMPLES] or skipped[:1]]
+    why = f"; {len(skipped)} files were left out, such as {'; '.join(examples)}" if examples else ""
     if not pictures:
         raise CallerError(f"{source}: holds no usable picture{why}")
     for label, name in enumerate(CLASSES):

@@ -166,8 +166,17 @@ def _too_large(size: int) -> str:
 def _folder(root: Path) -> Opened:
     if not root.is_dir():
         raise CallerError(f"folder:{root}: there is no such folder or zip file")
-    paths = list(_files(root))
+    paths = [path for _, files in _folders(root) for path in files]
     return Opened((_file(root, path) for path in paths), len(paths))
+
+
+def holds(source: str, place: Path) -> bool:
+    """Whether what is written at a path would be among the files of a source, by a link too."""
+    kind, _, rest = source.partition(":")
+    if kind != "folder" or not (root := expanded(rest)).is_dir():
+        return False
+    nearest = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists()).stat()
+    return any(folder == (nearest.st_dev, nearest.st_ino) for folder, _ in _folders(root))
 
 
 def _file(root: Path, path: Path) -> Item:
@@ -181,9 +190,11 @@ def _file(root: Path, path: Path) -> Item:
     return _item(name, status.st_size, File(path))
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """Every file below a folder. Links to folders are followed, but no folder is entered twice, so loops end."""
+def _folders(root: Path) -> Iterator[tuple[tuple[int, int], list[Path]]]:
+    """A folder and those below it: the device and the number of each, and its files.
 
+    Links to folders are followed, but no folder is entered twice, so loops end.
+    """
     entered: set[tuple[int, int]] = set()
     linked = deque([root])
     while linked:
@@ -196,17 +207,18 @@ def _files(root: Path) -> Iterator[Path]:
                     entries = sorted(found, key=lambda entry: entry.name)
             except OSError as error:
                 raise CallerError(f"folder:{root}: cannot be read: {error.strerror}: {error.filename}") from None
-            if (status.st_dev, status.st_ino) in entered:
+            if (key := (status.st_dev, status.st_ino)) in entered:
                 continue
-            entered.add((status.st_dev, status.st_ino))
-            inside = []
+            entered.add(key)
+            files, inside = [], []
             for entry in entries:
                 if not _is_folder(entry):
-                    yield Path(entry.path)
+                    files.append(Path(entry.path))
                 elif entry.is_symlink():
                     linked.append(Path(entry.path))
                 else:
                     inside.append(Path(entry.path))
+            yield key, files
             waiting += reversed(inside)
 
 

@@ -192,9 +192,12 @@ def written_by_a_run(name: str) -> bool:
 
 def require_ours(run: Bucket) -> None:
     """Raise CallerError for a place with something that a run would replace or delete, and that no run of catdog has left,
-    and for that of a data set, which would be told from the run no more."""
+    for that of a data set, which would be told from the run no more, and where what is no file or folder of a run's stands
+    in their way."""
     if run.exists(MANIFEST):
         raise CallerError(f"{run.uri}: holds a data set: name another folder for the run")
+    below = (f"{evaluation('test')}/metrics.json", commit_name(0), f"{TENSORBOARD}/events.out.tfevents")
+    run.require_free([RECIPE, METRICS, MODEL, REPORT, LEASE, *below])
     if recipe_of(run) is not None:
         if not _written_whole(run.read(RECIPE, SMALL)) and not committed(run.list(f"{CHECKPOINTS}/")):
             raise CallerError(f"{run.uri}: its {RECIPE} was written by hand, not by a run: name another folder")

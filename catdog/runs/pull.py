@@ -82,6 +82,7 @@ def pull(run: Bucket, folder: Folder, which: str) -> Pulled:
         commits = _commits(run, which, committed(names))
         _check_folder(folder, run, recipe, commits[0], max(committed(names)))
         wanted = _wanted(run, names, commits)
+        folder.require_free(wanted)
         missing = _missing(folder, wanted, commits)
         folder.sweep(wanted.__contains__)
         _fetch_missing(run, folder, missing, commits)
@@ -184,10 +185,11 @@ def _missing(folder: Folder, wanted: Mapping[str, Stat], commits: Sequence[Commi
     with ThreadPoolExecutor(THREADS) as pool:
         there = dict(zip(wanted, pool.map(lambda name: _is_there(folder, name, wanted[name]), wanted), strict=True))
     for commit in commits:
-        name = commit_name(commit.position.step)
-        if not (there[state_name(commit.position.step)] and there[name]):
+        name, state = commit_name(commit.position.step), state_name(commit.position.step)
+        if not (there[state] and there[name]):
             folder.delete(name)
             there[name] = False
+            there[state] = there[state] and folder.exists(state)  # which has gone too, where its folder is a link
     return {name: stat for name, stat in wanted.items() if not there[name]}
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader, FileIO
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from catdog.errors import FinalError, RunError
+from catdog.errors import CallerError, FinalError, RunError
 
 PATIENCE = 60.0
 """Seconds for which a fault of a store that may pass is borne."""
@@ -19,6 +19,8 @@ PATIENCE = 60.0
 
 WRITE_TEST = ".catdog-write-test"
 """The object that shows whether a place can be written."""
+_TESTS = (b"1", b"2")
+"""What it holds; a process that was killed may have left it."""
 
 
 class Changed(RunError):
@@ -92,7 +94,8 @@ class Bucket(ABC):
     def writing(self, name: str, *, new: bool = False) -> contextlib.AbstractContextManager[Path]:
         """A file to write; it becomes the object, durably, when the block ends well and is gone when it ends badly.
 
-        What is `new` replaces nothing: raises Changed where there is such an object already, with other bytes.
+        It replaces an object and nothing else: raises as `require_free` does. What is `new` replaces nothing: raises
+        Changed where there is such an object already, with other bytes.
         """
 
     @abstractmethod
@@ -118,6 +121,11 @@ class Bucket(ABC):
     def scratch(self) -> Path:
         """A folder on this machine's disk with room for files on their way into the bucket."""
 
+    def require_free(self, names: Iterable[str]) -> None:
+        """Raise CallerError where something that is no object, as a pipe or a folder, has one of these names, or stands
+        where a folder on the way to it would; a store holds nothing but objects."""
+        del names
+
     def now(self) -> float:
         """The time by the clock that `times` goes by, as far as it is known, in seconds since the epoch."""
         return time.time()
@@ -125,9 +133,15 @@ class Bucket(ABC):
     def require_writable(self) -> None:
         """Write, replace and delete a small object, so that a place that lets none of it be done is told at once.
 
-        Raises CallerError, and whatever else is raised by `write` and `delete`.
+        Raises CallerError, where there is such an object of somebody else's too, and whatever else is raised by `write`
+        and `delete`.
         """
-        for content in (b"1", b"2"):  # who may create an object may not always replace it
+        there = self.stat(WRITE_TEST)
+        if there is not None and (there.size > 1 or self.find(WRITE_TEST) not in (None, *_TESTS)):
+            raise CallerError(
+                f"{self.uri}/{WRITE_TEST}: is not catdog's, which writes one: move it, or name another place"
+            )
+        for content in _TESTS:  # who may create an object may not always replace it
             self.write(WRITE_TEST, content)
         self.delete(WRITE_TEST)
 

@@ -126,7 +126,7 @@ def hold(bucket: Bucket, say: Callable[[str], None], work: Work = TRAINING) -> I
 
     It is taken at once where there is none, or its holder has released it or is a process of this machine that has
     ended; else only after it has not been renewed for as long as it lasts. Raises HeldError that names the process
-    that does renew it.
+    that does renew it, at once where that is seen to live on this machine.
     """
     me = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "machine": _machine(), "since": round(time.time())}
     me |= _process(os.getpid())
@@ -151,7 +151,7 @@ def in_training(run: Bucket, say: Callable[[str], None]) -> bool:
     """Whether a process has a run, as its renewals show and no clock."""
     if run.stat(LEASE) is None or _free(holder := _holder(run, TRAINING)):
         return False
-    if holder.get("machine") == _machine():
+    if _lives(holder):
         return True
     say(_waiting(run, TRAINING, holder))
     return _is_renewed(run, TRAINING, SECONDS)
@@ -170,7 +170,7 @@ def wait_until_free(bucket: Bucket, say: Callable[[str], None], work: Work = TRA
     """The lease's object, if there is one, once it may be taken; raises HeldError as `hold` does."""
     seen = bucket.stat(work.lease)
     if seen is not None and not _free(holder := _holder(bucket, work)):
-        if holder.get("machine") == _machine():
+        if _lives(holder):
             raise HeldError(_refusal(bucket, work, holder))
         say(_waiting(bucket, work, holder))
         seen = _waited_for(bucket, work, seen)
@@ -223,10 +223,31 @@ def _refusal(bucket: Bucket, work: Work, holder: dict[str, Any]) -> str:
 
 def _free(holder: dict[str, Any]) -> bool:
     """Whether a holder needs no more waiting for: it has released its lease, or was a process here and has ended."""
-    if holder.get("released"):
+    return bool(holder.get("released")) or (holder.get("machine") == _machine() and _has_ended(holder))
+
+
+def _has_ended(holder: dict[str, Any]) -> bool:
+    """Whether a holder on this machine has ended, or its number is another process's now.
+
+    Of another person's process the system may tell no more than that there is one: that is no sign of an end.
+    """
+    pid = holder.get("pid", 0)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return True
-    here = holder.get("machine") == _machine()
-    return here and _process(holder.get("pid", 0)).get("started") != holder.get("started")
+    except PermissionError:
+        pass
+    started, over = _look(pid)
+    return over or (None not in (started, holder.get("started")) and started != holder["started"])
+
+
+def _lives(holder: dict[str, Any]) -> bool:
+    """Whether a holder is seen to live on this machine."""
+    if holder.get("machine") != _machine():
+        return False
+    started, over = _look(holder.get("pid", 0))
+    return not over and started is not None and started == holder.get("started")
 
 
 def _holder(bucket: Bucket, work: Work) -> dict[str, Any]:
@@ -247,18 +268,36 @@ def _name(holder: dict[str, Any]) -> str:
 
 def _process(pid: int) -> dict[str, Any]:
     """A process by its number and, for numbers are used again, the time of its start."""
+    started, _ = _look(pid)
+    return {"pid": pid} if started is None else {"pid": pid, "started": started}
+
+
+def _look(pid: int) -> tuple[float | None, bool]:
+    """When a process started, None where that is hidden, and whether it is over but for its parent to be told."""
+    if (ticks := _ticks(pid)) is not None:
+        return ticks, _fields(pid)[:1] in ([b"Z"], [b"X"], [b"x"])
     try:
-        return {"pid": pid, "started": _ticks(pid) or psutil.Process(pid).create_time()}
+        process = psutil.Process(pid)
+        over = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return process.create_time(), over
+    except psutil.ZombieProcess:
+        return None, True
     except psutil.Error:
-        return {"pid": pid}
+        return None, False
 
 
 def _ticks(pid: int) -> int | None:
     """When a process started, in ticks since the boot, which no change of the clock moves; None where none can tell."""
+    fields = _fields(pid)
+    return int(fields[19]) if fields else None
+
+
+def _fields(pid: int) -> list[bytes]:
+    """What Linux tells of a process, from its state on; nothing where that is hidden."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
-        return None
+        return []
 
 
 def _clock() -> float:

@@ -10,9 +10,10 @@ import re
 import secrets
 import shutil
 import stat
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from catdog.errors import CallerError, RunError, naming, warn
@@ -34,6 +35,13 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _NO_SYNC_OF_FOLDERS = (*_NO_SYNC, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
 """What one tells that cannot be asked it of a folder, or lets nobody open this one."""
 
+_KINDS = (
+    (stat.S_ISREG, "a file"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
 
 @dataclass(frozen=True)
 class Folder(Bucket):
@@ -45,7 +53,7 @@ class Folder(Bucket):
 
     def times(self, prefix: str = "", faults: dict[str, str] | None = None) -> dict[str, float]:
         found: dict[str, float] = {}
-        for name, entry in self._entries(prefix.rpartition("/")[0], faults):
+        for name, entry in self._entries(prefix, faults):
             with _noted(name, faults):
                 if name.startswith(prefix) and not _hidden(name) and stat.S_ISREG(entry.stat().st_mode):
                     found[name] = entry.stat().st_mtime
@@ -113,6 +121,7 @@ class Folder(Bucket):
                     there = self.stat(name) if new else None
                     if there is not None and there != Stat(temporary.stat().st_size, crc32c(temporary)):
                         raise _changed(target)
+                    self.require_free([name])
                     os.replace(temporary, target)
                 _sync_folder(target.parent, self.uri)
             finally:
@@ -129,12 +138,15 @@ class Folder(Bucket):
                 return Stat(len(content), crc32c(path))
 
     def delete(self, name: str) -> None:
-        with self._writable():
-            self.local(name).unlink(missing_ok=True)
-        self._forget_folder(self.local(name).parent)
+        path = self.local(name)
+        with self._writable(), contextlib.suppress(FileNotFoundError):
+            if stat.S_ISREG(path.stat().st_mode):
+                # A folder that is a link goes as one: what it leads to may be another run's.
+                (path.parent if path.parent != self._root and path.parent.is_symlink() else path).unlink()
+        self._forget_folder(path.parent)
 
     def sweep(self, ours: Callable[[str], bool]) -> None:
-        entries = self._entries("", {})
+        entries = self._entries("", {}, follow=False)
         # All at first, for folders go meanwhile.
         self._sweep([self._root / name for name, entry in entries if entry.name.startswith(_PARTS)], ours)
 
@@ -146,19 +158,42 @@ class Folder(Bucket):
             self._root.mkdir(parents=True, exist_ok=True)
         return self._root
 
-    def _entries(self, top: str, faults: dict[str, str] | None) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
-        """What lies below a folder, but for folders, with its name in the bucket."""
-        folders = [top]
-        while folders:  # no call for each folder in a folder: Python allows a thousand, and a path may be deeper
-            folder = folders.pop()
-            with _noted(folder, faults), os.scandir(self._root / folder) as entries:
-                for entry in entries:
-                    name = f"{folder}/{entry.name}" if folder else entry.name
-                    with _noted(name, faults):
-                        if entry.is_dir(follow_symlinks=False):
-                            folders.append(name)
-                        else:
-                            yield name, entry
+    def require_free(self, names: Iterable[str]) -> None:
+        with self._writable():
+            for name in names:
+                for part in reversed([name, *map(str, PurePosixPath(name).parents[:-1])]):
+                    wanted = "a file" if part == name else "a folder"
+                    if (found := _kind(self.local(part))) not in ("", wanted):
+                        raise CallerError(
+                            f"{self.local(part)}: is {found}, where {wanted} of catdog's would lie;"
+                            " move it, or name another folder"
+                        )
+
+    def _entries(
+        self, prefix: str, faults: dict[str, str] | None, *, follow: bool = True
+    ) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+        """What lies below a folder, but for folders, with its name in the bucket, in folders that `prefix` leads to.
+
+        Links to folders are followed last, and no folder is entered twice, so loops end.
+        """
+        entered: set[tuple[int, int]] = set()
+        linked = deque([prefix.rpartition("/")[0]])
+        while linked:
+            folders = [linked.popleft()]
+            while folders:  # no call for each folder in a folder: Python allows a thousand, and a path may be deeper
+                folder = folders.pop()
+                with _noted(folder, faults), os.scandir(self._root / folder) as entries:
+                    status = (self._root / folder).stat()
+                    if (status.st_dev, status.st_ino) in entered:
+                        continue
+                    entered.add((status.st_dev, status.st_ino))
+                    for entry in entries:
+                        name = f"{folder}/{entry.name}" if folder else entry.name
+                        with _noted(name, faults):
+                            if not entry.is_dir(follow_symlinks=follow):
+                                yield name, entry
+                            elif f"{name}/".startswith(prefix):
+                                (linked if entry.is_symlink() else folders).append(name)
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """Alone with the bucket among all who ask for this."""
@@ -230,6 +265,19 @@ def _noted(name: str, faults: dict[str, str] | None) -> Iterator[None]:
             faults[name] = error.strerror or str(error)
         elif error.errno not in (errno.EACCES, errno.ELOOP):
             raise
+
+
+def _kind(path: Path) -> str:
+    """What lies at a path, a link to it followed, in words; empty for nothing."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if path.is_symlink():
+            return f"a link that cannot be followed ({error.strerror})"
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return ""
+        raise
+    return next((words for is_one, words in _KINDS if is_one(mode)), "a device")
 
 
 def _hidden(name: str) -> bool:

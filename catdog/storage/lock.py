@@ -1,10 +1,12 @@
 """Locks on files, by which the processes that share a folder take turns; the kernel drops those of a process that ends."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,10 +41,11 @@ def try_lock(file: IO[bytes], kind: int) -> bool:
 def alone(path: Path, patience: float = float("inf")) -> Iterator[None]:
     """Hold the lock on a file, which is created if it isn't there and tells meanwhile who has it.
 
-    Who else has it is told once that takes long. Raises RunError after `patience` seconds, and as `try_lock` does.
+    Who else has it is told once that takes long. Raises RunError after `patience` seconds, CallerError where something
+    else lies there, and as `try_lock` does.
     """
     began, told = time.monotonic(), False
-    with open(path, "a+b", buffering=0) as lock:
+    with open(path, "a+b", buffering=0, opener=_open) as lock:
         while not try_lock(lock, fcntl.LOCK_EX):
             waited = time.monotonic() - began
             if waited > patience:
@@ -62,6 +65,25 @@ def alone(path: Path, patience: float = float("inf")) -> Iterator[None]:
             if ours:
                 with contextlib.suppress(OSError):
                     lock.truncate(0)
+
+
+def _open(path: str, flags: int) -> int:
+    """Open a lock's file, and nothing else; what a link leads to is somebody's own."""
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise _no_lock(path) from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _no_lock(path)
+    return handle
+
+
+def _no_lock(path: str) -> CallerError:
+    kind = "a link" if os.path.islink(path) else "no regular file"
+    return CallerError(f"{path}: is {kind}, where catdog keeps a file to be locked: move it, or name another folder")
 
 
 def _holder(lock: IO[bytes]) -> str:
