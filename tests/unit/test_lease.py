@@ -1,6 +1,7 @@
 """Who may train a run: one process at a time, and the next one as soon as that is sure to have ended."""
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -367,3 +368,37 @@ def test_a_process_whose_name_is_cut_within_a_character_has_its_time(monkeypatch
     stat = b"7 (\xe7\x8c) S " + b" ".join(str(number).encode() for number in range(4, 30))
     monkeypatch.setattr(Path, "read_bytes", lambda path: stat)
     assert lease._ticks(7) == 22
+
+
+def test_a_holder_whose_process_is_hidden_is_waited_for_and_not_taken_over(
+    folder: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hidden(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    def nobody(pid: int) -> None:
+        raise lease.psutil.NoSuchProcess(pid)
+
+    with hold(folder, ignore):  # by this process, which renews it
+        monkeypatch.setattr(lease, "_fields", lambda pid: [])
+        monkeypatch.setattr(os, "kill", hidden)
+        monkeypatch.setattr(lease.psutil, "Process", nobody)
+        assert in_training(folder, ignore)
+        with pytest.raises(CallerError, match="is being trained by process"), hold(folder, ignore):
+            pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_a_holder_that_was_killed_and_that_nobody_has_waited_for_holds_nothing(
+    folder: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", HOLDER, folder.uri]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        assert in_training(folder, ignore)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
+        monkeypatch.setattr(lease, "SECONDS", 3600.0)
+        assert not in_training(folder, pytest.fail)
+        with hold(folder, pytest.fail) as held:
+            held.require()

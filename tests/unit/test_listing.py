@@ -400,3 +400,12 @@ def test_neither_command_waits_for_tensorflow(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_that_lies_elsewhere_by_a_link_is_listed_and_another_name_of_one_is_not(tmp_path: Path) -> None:
+    train(open_bucket(str(tmp_path / "elsewhere/run")), [(3, 3)])
+    train(open_bucket(str(tmp_path / "runs/here")), [(5, 5)])
+    (tmp_path / "runs/linked").symlink_to(tmp_path / "elsewhere/run")
+    (tmp_path / "runs/a_latest").symlink_to("here")
+    found = {run.name: run.step for run in find_runs(open_bucket(str(tmp_path / "runs")))}
+    assert found == {"linked": 3, "here": 5}

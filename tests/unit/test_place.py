@@ -230,3 +230,48 @@ def test_a_note_of_what_was_begun_that_tells_of_other_files_gives_no_right_to_th
     write(Path(folder.uri) / ".catdog-begun.json", content)
     prepare(photos, folder, TWO)
     assert (Path(folder.uri) / "notes.txt").read_bytes() == (Path(folder.uri) / "../notes.txt").read_bytes() == b"mine"
+
+
+STANDING = [
+    "train-00001-of-00002.tfrecord",
+    "val-00000-of-00001.tfrecord",
+    "skipped.csv",
+    "manifest.json",
+    ".catdog-begun.json",
+    ".catdog-lease.json",
+    ".catdog-write-test",
+]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+@pytest.mark.parametrize("name", STANDING)
+def test_what_is_no_file_under_a_data_sets_name_is_refused_before_the_work_and_stays(
+    photos: str, folder: Bucket, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, overwrite: bool
+) -> None:
+    monkeypatch.setattr("catdog.data.prepare.convert", lambda *_: pytest.fail("no picture is to be read"))
+    path = Path(folder.uri) / name
+    path.parent.mkdir()
+    {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda path: path.symlink_to("/nowhere/x")}[kind](path)
+    before = path.lstat()
+    with pytest.raises(CallerError, match=rf"{name}: is a {kind}"):
+        prepare(photos, folder, TWO, overwrite=overwrite)
+    assert path.lstat() == before and os.listdir(folder.uri) == [name]
+
+
+def test_a_lease_that_catdog_has_not_written_stays(photos: str, bucket: Bucket) -> None:
+    bucket.write(".catdog-lease.json", b"mine")
+    with pytest.raises(CallerError, match=r"holds \.catdog-lease\.json"):
+        prepare(photos, bucket, TWO)
+    assert bucket.read(".catdog-lease.json") == b"mine"
+
+
+@pytest.mark.parametrize("place", ["", "data", "cat", "cat/data", "link/data", "../elsewhere/data"])
+def test_a_place_within_the_source_is_refused_before_the_work(tmp_path: Path, place: str) -> None:
+    root = class_folders(tmp_path / "photos", 2, 2)
+    (tmp_path / "elsewhere").mkdir()
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CallerError, match="lies in folder:.*name a folder outside"):
+        prepare(f"folder:{root}", open_bucket(str(root / place)), TWO)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -608,3 +608,22 @@ def test_near_duplicates_across_a_split_of_the_sources_own_or_classes_are_listed
     assert "test/cat/leak.jpg" in names_by_split(bucket, prepared.manifest)["test"]
     _, faults, (warning,) = verify(bucket)
     assert faults == [] and "'test/cat/leak.jpg'" in warning and "'train/cat/2.jpg'" in warning
+
+
+@pytest.mark.parametrize(
+    ("names", "told", "others"),
+    [
+        (["train.zip", "test1.zip", "list.csv"], ["PATH/train.zip"], ["test1"]),
+        (["dogs.zip", "cats.zip"], ["PATH/cats.zip", "PATH/dogs.zip"], []),
+    ],
+)
+def test_of_zip_files_in_a_zip_file_the_one_to_train_on_is_named_or_else_all(
+    tmp_path: Path, names: list[str], told: list[str], others: list[str]
+) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"PK")
+    with pytest.raises(CallerError, match="holds no usable picture") as caught:
+        prepare(f"folder:{tmp_path}/all.zip", open_bucket(str(tmp_path / "data")))
+    assert all(f"give folder:{each}" in str(caught.value) for each in told)
+    assert not any(each in str(caught.value) for each in others)

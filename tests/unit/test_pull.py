@@ -556,3 +556,48 @@ def test_a_pull_that_was_broken_off_before_its_checkpoint_goes_on(source: Bucket
         folder.write(name, source.read(name))
     pull(source, folder, "last")
     assert whole(source, folder, 20, 30)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+@pytest.mark.parametrize(
+    "name", ["recipe.toml", "model.keras", "evaluation/test/roc.png", "checkpoints/step-00000030/state.npz"]
+)
+def test_what_is_no_file_under_a_name_of_the_runs_is_refused_before_anything_comes(
+    source: Bucket, folder: Folder, name: str, kind: str
+) -> None:
+    path = folder.local(name)
+    path.parent.mkdir(parents=True)
+    {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda path: path.symlink_to("/nowhere/x")}[kind](path)
+    before = path.lstat()
+    refused(source, folder, rf"{name}: is a {kind}")
+    assert path.lstat() == before and folder.list() == []
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "evaluation", "tensorboard"])
+def test_a_file_where_a_folder_of_the_runs_would_lie_is_refused(source: Bucket, folder: Folder, name: str) -> None:
+    folder.write(name, b"mine")
+    refused(source, folder, f"{name}: is a file, where a folder")
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/step-00000030", "evaluation/test"])
+def test_a_run_of_which_a_folder_lies_elsewhere_by_a_link_is_pulled(tmp_path: Path, folder: Folder, name: str) -> None:
+    source = finished(open_bucket(str(tmp_path / "source")))
+    here = tmp_path / "source" / name
+    here.rename(tmp_path / "elsewhere")
+    here.symlink_to(tmp_path / "elsewhere")
+    pull(source, folder, "last")
+    assert whole(source, folder, 20, 30)
+
+
+def test_a_checkpoint_that_is_a_link_is_brought_whole_and_what_it_leads_to_stays(
+    tmp_path: Path, source: Bucket, folder: Folder
+) -> None:
+    pull(source, folder, "last")
+    here, elsewhere = folder.local("checkpoints/step-00000030"), tmp_path / "elsewhere"
+    here.rename(elsewhere)
+    here.symlink_to(elsewhere)
+    (elsewhere / "COMMITTED.json").write_bytes(source.read("checkpoints/step-00000030/COMMITTED.json") + b" ")
+    before = {path.name: path.read_bytes() for path in elsewhere.iterdir()}
+    pull(source, folder, "last")
+    assert whole(source, folder, 20, 30)
+    assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == before

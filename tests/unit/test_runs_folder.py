@@ -20,6 +20,7 @@ from catdog.runs.folder import (
     finished_recipe,
     read_commit,
     require_committed,
+    require_ours,
     state_name,
 )
 from catdog.storage import Bucket, Stat, open_bucket
@@ -162,3 +163,15 @@ def test_what_a_later_version_has_committed_is_refused_by_its_name(
     run.write(commit_name(3), changed(where, value).replace(f'"{__version__}"'.encode(), b'"99.0.0"'))
     with pytest.raises(LaterCommit, match=rf"{told} is nothing that catdog .* knows: the commit is of catdog 99\.0\.0"):
         read_commit(run, 3)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("name", ["model.keras", "report.html", "metrics.jsonl", "lease.json"])
+def test_a_folder_under_the_name_of_a_runs_file_is_told_before_the_run_goes_on(
+    run: Bucket, name: str, begun: bool
+) -> None:
+    if begun:
+        run.write("recipe.toml", to_toml(Recipe()).encode())
+    (Path(run.uri) / name).mkdir(parents=True)
+    with pytest.raises(CallerError, match=f"{name}: is a folder, where a file"):
+        require_ours(run)

@@ -308,3 +308,79 @@ def test_folders_in_folders_beyond_any_count_are_swept(deep_folder):
     swept = []
     Folder(str(deep_folder)).sweep(lambda name: swept.append(name) or True)
     assert swept == ["d/" * DEEP + "x"]
+
+
+def lay(path, kind):
+    """Put what is no file at a path; `link` leads nowhere."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda path: path.symlink_to("/nowhere/x")}[kind](path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+def test_what_is_no_file_is_neither_replaced_nor_deleted(bucket, kind):
+    lay(bucket.local("a/b"), kind)
+    before = bucket.local("a/b").lstat()
+    for change in (lambda: bucket.write("a/b", b"x"), lambda: bucket.require_free(["a/b"])):
+        with pytest.raises(CallerError, match=rf"a/b: is a {kind}.*; move it") as caught:
+            change()
+        assert "\n" not in str(caught.value)
+    bucket.delete("a/b")
+    assert bucket.local("a/b").lstat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "file"])
+def test_what_stands_in_the_way_of_a_folder_is_told(bucket, kind):
+    bucket.write("a", b"") if kind == "file" else lay(bucket.local("a"), kind)
+    with pytest.raises(CallerError, match=rf"/a: is a {kind}.*where a folder"):
+        bucket.require_free(["a/b/c"])
+
+
+@pytest.mark.parametrize("content", [b"mine", b"", b"3"])
+def test_a_file_of_a_persons_that_is_named_like_the_test_of_writing_stays(bucket, content):
+    bucket.write(".catdog-write-test", content)
+    with pytest.raises(CallerError, match="write-test: is not catdog's"):
+        bucket.require_writable()
+    assert bucket.read(".catdog-write-test") == content
+
+
+def test_a_test_of_writing_that_was_killed_is_no_hindrance(bucket):
+    bucket.write(".catdog-write-test", b"2")
+    bucket.require_writable()
+    assert not bucket.exists(".catdog-write-test")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+def test_a_lock_that_is_no_file_is_told_and_creates_none_elsewhere(bucket, tmp_path, kind):
+    bucket.write("a", b"")
+    if kind == "link":
+        bucket.local(".lock").symlink_to(tmp_path / "elsewhere")
+    else:
+        lay(bucket.local(".lock"), kind)
+    with pytest.raises(CallerError, match=r"\.lock: is (a link|no regular file), where catdog") as caught:
+        bucket.swap("b", b"", None)
+    assert "\n" not in str(caught.value) and not (tmp_path / "elsewhere").exists()
+
+
+def test_links_to_folders_are_listed_once_and_loops_end(bucket, tmp_path):
+    elsewhere = open_bucket(str(tmp_path / "elsewhere"))
+    elsewhere.write("step/x", b"")
+    bucket.write("real/a", b"")
+    bucket.local("a_link").symlink_to(bucket.local("real"))
+    bucket.local("real/loop").symlink_to(bucket.uri)
+    bucket.local("real/there").symlink_to(elsewhere.uri)
+    assert bucket.list() == ["real/a", "real/there/step/x"]
+    assert bucket.list("real/there/") == ["real/there/step/x"]
+
+
+def test_a_sweep_and_a_deletion_leave_what_a_link_leads_to(bucket, tmp_path):
+    elsewhere = open_bucket(str(tmp_path / "elsewhere"))
+    elsewhere.write("x", b"theirs")
+    kill_a_writer(elsewhere, "y")
+    before = sorted(path.name for path in tmp_path.joinpath("elsewhere").iterdir())
+    assert len(before) == 2
+    bucket.write("a", b"")
+    bucket.local("step").symlink_to(elsewhere.uri)
+    bucket.sweep(lambda name: True)
+    bucket.delete("step/x")
+    assert bucket.list() == ["a"]
+    assert sorted(path.name for path in tmp_path.joinpath("elsewhere").iterdir()) == before
