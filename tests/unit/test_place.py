@@ -272,6 +272,6 @@ def test_a_place_within_the_source_is_refused_before_the_work(tmp_path: Path, pl
     (tmp_path / "elsewhere").mkdir()
     (root / "link").symlink_to(tmp_path / "elsewhere")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(CallerError, match="lies in folder:.*name a folder outside"):
+    with pytest.raises(CallerError, match=r"lies in folder:.*name a folder outside"):
         prepare(f"folder:{root}", open_bucket(str(root / place)), TWO)
     assert sorted(tmp_path.rglob("*")) == before
