@@ -253,10 +253,10 @@ def test_what_is_no_file_under_a_data_sets_name_is_refused_before_the_work_and_s
     path = Path(folder.uri) / name
     path.parent.mkdir()
     {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda path: path.symlink_to("/nowhere/x")}[kind](path)
-    before = path.lstat()
+    before = path.lstat().st_ino
     with pytest.raises(CallerError, match=rf"{name}: is a {kind}"):
         prepare(photos, folder, TWO, overwrite=overwrite)
-    assert path.lstat() == before and os.listdir(folder.uri) == [name]
+    assert path.lstat().st_ino == before and os.listdir(folder.uri) == [name]
 
 
 def test_a_lease_that_catdog_has_not_written_stays(photos: str, bucket: Bucket) -> None:
