@@ -234,7 +234,7 @@ def _has_ended(holder: dict[str, Any]) -> bool:
     pid = holder.get("pid", 0)
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # the latter for a number that no process has
         return True
     except PermissionError:
         pass
