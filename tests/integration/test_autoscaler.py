@@ -19,7 +19,7 @@ def test_hosts_come_for_the_most_workers_and_go_when_the_run_is_done(
     run = open_bucket(str(tmp_path / "run"))
     with Autoscaled(tmp_path, most=3) as cluster:
         words = ("--workers", "1-2", "--cluster.cpus", "2", "--cluster.resize_every", "2")
-        job = Job(cluster.address, recipe_file, run, *words, pause=0.5)
+        job = Job(cluster.address, recipe_file, run, *words, pause=within(1))
         job.wait_until(lambda told: "worker 1 of 2 on" in told and past(1)(told))
         assert cluster.nodes() == 2
         told = job.finish()

@@ -44,9 +44,13 @@ class Host:
     def command(self, *words: str) -> list[str]:
         return ["ip", "netns", "exec", self.name, *words]
 
-    def start(self, *words: str, **environment: str) -> None:
-        log = open(self._folder / f"{self.name}-{Path(words[0]).name}.log", "ab")  # noqa: SIM115 (its process has it)
-        subprocess.Popen(self.command(*words), stdout=log, stderr=log, env=os.environ | environment)
+    def start(self, module: str, *words: str, **environment: str) -> None:
+        log = open(self.log(module), "ab")  # noqa: SIM115 (its process has it)
+        command = self.command(sys.executable, "-m", module, *words)
+        subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | environment)
+
+    def log(self, module: str) -> Path:
+        return self._folder / f"{self.name}-{module}.log"
 
     def pids(self) -> list[int]:
         found = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False)
@@ -92,18 +96,17 @@ def cluster(hosts: tuple[Host, Host], tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{HEAD}:9023")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    ray = str(Path(sys.executable).with_name("ray"))
     common = ("--num-cpus", "1", "--disable-usage-stats", "--block")
     dashboard = ("--dashboard-host", HEAD, "--dashboard-port", "8265", "--temp-dir", "/tmp/catdog-namespaces")
-    head.start(sys.executable, "-m", "infra.bucket", "--host", HEAD, "--folder", str(tmp_path / "store"))
+    head.start("infra.bucket", "--host", HEAD, "--folder", str(tmp_path / "store"))
     # By default it takes Ray more than a minute to give up a host that has gone without a word.
-    soon = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "3000"}
+    soon = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": f"{within(3) * 1000:.0f}"}
     options = ("--node-ip-address", HEAD, "--port", "6379", *dashboard, *common)
-    head.start(ray, "start", "--head", *options, **soon, RAY_health_check_failure_threshold="3")
-    _wait(lambda: "Ray runtime started" in (tmp_path / f"{head.name}-ray.log").read_text())
+    head.start("infra.ray_node", "start", "--head", *options, **soon, RAY_health_check_failure_threshold="3")
+    _wait(lambda: "Ray runtime started" in head.log("infra.ray_node").read_text())
     joining = ("--address", f"{HEAD}:6379", "--node-ip-address", OTHER, "--include-log-monitor", "false")
-    other.start(ray, "start", *joining, *common)
-    _wait(lambda: "Ray runtime started" in (tmp_path / f"{other.name}-ray.log").read_text())
+    other.start("infra.ray_node", "start", *joining, *common)
+    _wait(lambda: "Ray runtime started" in other.log("infra.ray_node").read_text())
     return head, other
 
 
