@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import keras
@@ -52,13 +53,8 @@ def unfreeze(model: keras.Sequential, part: str | int, *, batch_norm: bool = Fal
     backbone.trainable = part != "none"
     if part == "none":
         return
-    blocks = list(dict.fromkeys(name for layer in backbone.layers if (name := _block(layer))))
-    if isinstance(part, int) and part > len(blocks):
-        raise CallerError(
-            f"phases.unfreeze = {part}: {backbone.name} has {len(blocks)} blocks; give at most that, or 'all'"
-        )
     reached = part == "all"
-    first = None if part == "all" else blocks[-int(part)]
+    first = None if isinstance(part, str) else _first_block(backbone, part)
     for layer in backbone.layers:
         reached = reached or _block(layer) == first
         layer.trainable = reached and (batch_norm or not isinstance(layer, keras.layers.BatchNormalization))
@@ -82,12 +78,67 @@ def logits(
     `dropout` holds the factors, float32 [batch, units], of the hidden units. `batch_norm` makes BatchNorm use and
     update its statistics with this batch.
     """
-    backbone, pool, hidden, _, output = model.layers
-    features = hidden(pool(backbone(images, training=batch_norm)))
-    features = tf.cast(features, tf.float32)
+    backbone, pool, *_ = model.layers
+    return head_logits(model, pool(backbone(images, training=batch_norm)), dropout)
+
+
+def head_logits(model: keras.Sequential, pooled: tf.Tensor, dropout: tf.Tensor | None = None) -> tf.Tensor:
+    """Log-odds of "dog", float32 [batch], of the pooled features [batch, channels]; `dropout` as in `logits`."""
+    *_, hidden, _, output = model.layers
+    features = tf.cast(hidden(pooled), tf.float32)
     if dropout is not None:
         features *= dropout
     return tf.squeeze(tf.matmul(features, output.kernel) + output.bias, axis=-1)
+
+
+def digest(weights: Iterable[keras.Variable]) -> str:
+    """SHA-256 of the values of some weights, in hexadecimal."""
+    found = hashlib.sha256()
+    for weight in weights:
+        found.update(weight.numpy().tobytes())
+    return found.hexdigest()
+
+
+class Cut:
+    """A model in two where a phase that trains `part` of it has nothing to train below: "none", or a number of blocks.
+
+    Both halves share the model's weights.
+    """
+
+    def __init__(self, model: keras.Sequential, part: str | int) -> None:
+        backbone, pool, *_ = model.layers
+        self._model = model
+        self.name = "pool"
+        """The layer whose outputs the upper half takes."""
+        self.below = keras.Model(backbone.input, pool(backbone.output))
+        """Images, float [batch, side, side, 3] in 0..255, to these outputs."""
+        self._above: keras.Model | None = None
+        if isinstance(part, int):
+            first = _first_block(backbone, part)
+            self.name = backbone.layers[[_block(layer) for layer in backbone.layers].index(first) - 1].name
+            between = backbone.get_layer(self.name).output
+            self.below, self._above = keras.Model(backbone.input, between), keras.Model(between, pool(backbone.output))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image's outputs."""
+        return tuple(self.below.output.shape[1:])
+
+    def logits(self, outputs: tf.Tensor, *, dropout: tf.Tensor | None = None) -> tf.Tensor:
+        """As the function of this name, of the outputs of the lower half."""
+        outputs = tf.cast(outputs, self.below.compute_dtype)
+        pooled = outputs if self._above is None else self._above(outputs, training=False)
+        return head_logits(self._model, pooled, dropout)
+
+
+def _first_block(backbone: keras.Model, part: int) -> str:
+    """The first of so many last blocks."""
+    blocks = list(dict.fromkeys(name for layer in backbone.layers if (name := _block(layer))))
+    if part > len(blocks):
+        raise CallerError(
+            f"phases.unfreeze = {part}: {backbone.name} has {len(blocks)} blocks; give at most that, or 'all'"
+        )
+    return blocks[-part]
 
 
 def _block(layer: keras.Layer) -> str:

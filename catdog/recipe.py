@@ -198,6 +198,9 @@ class Phase:
     """Part of the phase's steps in which the rate rises linearly."""
     unfreeze: str | int = "none"
     """Part of the backbone that is trained: `none`, `all`, or the number of its last blocks."""
+    views: int = added(1, before=0)
+    """Augmented views of each picture, of which epoch e sees the one numbered e mod views, so that what the frozen part of
+    the backbone makes of it is computed once and stored; 0 augments anew in each epoch, as `all` and MixUp always do."""
 
     def __post_init__(self) -> None:
         _require(self.name != "", "phases.name", self.name, "a name")
@@ -212,6 +215,7 @@ class Phase:
             self.unfreeze,
             "'none', 'all' or a number of blocks of at least 1 and at most 1000",
         )
+        _require_whole(f"{phase} views", self.views, 0, 1_000_000)
 
 
 @dataclass(frozen=True)
@@ -387,6 +391,12 @@ class Recipe:
         )
         for phase in self.phases:
             _require(
+                self.augment.mixup == 0 or phase.views <= 1,
+                f"phases {brief(phase.name)}: views",
+                phase.views,
+                "0 with augment.mixup, which mixes pictures anew in each epoch",
+            )
+            _require(
                 not scratch or phase.unfreeze == "all",
                 f"phases {brief(phase.name)}: unfreeze",
                 phase.unfreeze,
@@ -399,6 +409,11 @@ VERSION_KEY = "catdog"
 
 # What may differ between the parts of one run, for it changes where and how the run is done, not what it computes.
 MAY_DIFFER = ("data.uri", "run.uri", "run.strategy", "run.log_every", "checkpoint.", "storage.", "cache.", "cluster.")
+
+
+def stores(recipe: Recipe, phase: Phase) -> bool:
+    """Whether a phase takes stored outputs of what it has frozen, in place of pictures."""
+    return phase.views > 0 and phase.unfreeze != "all" and recipe.augment.mixup == 0
 
 
 def load_recipe(path: str | Path, settings: Sequence[tuple[str, str | None]] = ()) -> Recipe:

@@ -102,7 +102,7 @@ class Order:
             found: list[Need] = []
             for stream in range(share.worker, self.streams, share.workers):
                 examples = self._stream(epoch, stream)[first * self._rows : last * self._rows]
-                shards = _shards_of(self.sizes, examples)
+                shards = shards_of(self.sizes, examples)
                 steps = epoch * self.steps_per_epoch + first + np.arange(len(shards)) // self._rows
                 found += [Need(s, *_ends(steps[shards == s])) for s in np.unique(shards).tolist()]
             yield from sorted(found, key=lambda need: (need.first, need.last, need.shard))
@@ -207,15 +207,23 @@ def evaluation_rows(sizes: Sequence[int], batch: int, share: Share) -> Ints:
 
 def evaluation_needs(sizes: Sequence[int], batch: int, share: Share) -> Iterator[Need]:
     """What a worker reads in the steps of `evaluation_rows`, by first step."""
-    table = evaluation_rows(sizes, batch, share)
-    shards = np.where(table >= 0, _shards_of(sizes, table), -1)
-    for shard in range(share.worker, len(sizes), share.workers):
-        steps = np.nonzero((shards == shard).any(axis=(1, 2)))[0]
-        if len(steps):
-            yield Need(shard, *_ends(steps))
+    return needs_of(sizes, evaluation_rows(sizes, batch, share))
 
 
-def _shards_of(sizes: Sequence[int], examples: Ints) -> Ints:
+def needs_of(sizes: Sequence[int], table: Ints) -> Iterator[Need]:
+    """What is read in steps of which each has some examples, int64 [steps, ...] with -1 for padding, by first step."""
+    steps = np.broadcast_to(np.arange(len(table)).reshape(-1, *[1] * (table.ndim - 1)), table.shape)[table >= 0]
+    shards = shards_of(sizes, table[table >= 0])
+    first = np.full(len(sizes), len(table))
+    last = np.full(len(sizes), -1)
+    np.minimum.at(first, shards, steps)
+    np.maximum.at(last, shards, steps)
+    for shard in np.lexsort([last, first]).tolist():
+        if last[shard] >= 0:
+            yield Need(shard, int(first[shard]), int(last[shard]))
+
+
+def shards_of(sizes: Sequence[int], examples: Ints) -> Ints:
     """Which shard each example lies in."""
     return np.searchsorted(first_examples(sizes), examples, side="right") - 1
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from catdog.data.augment import DRAWS, crop_window, draws
 from catdog.data.example import encode_example
-from catdog.data.order import WHOLE, Order, Share, evaluation_needs, evaluation_rows, replica_rows
+from catdog.data.order import WHOLE, Order, Share, evaluation_needs, evaluation_rows, needs_of, replica_rows
 from catdog.data.process_pool import cores
 from catdog.data.records import Reader, Records
 from catdog.errors import RunError, one_line
@@ -85,6 +85,34 @@ def evaluation_dataset(records: Records, side: int, batch: int, share: Share = W
         return decode_whole(stored["image/encoded"], side)
 
     return _dataset(elements, image, b, steps * replicas, {})
+
+
+def picture_dataset(
+    records: Records, examples: np.ndarray, rows: int, recipe: Recipe, view: int | None
+) -> tf.data.Dataset:
+    """Pictures of some examples, int64 [n], in their order: one element for each `rows` of them, the last one padded.
+
+    An element has image uint8 [rows, side, side, 3], example int64 [rows] and draws float32 [rows, DRAWS]: of what
+    `train_dataset` has of them in epoch `view`, or, without a view, whole. Padding is a black picture, example -1.
+    """
+    side, count = recipe.data.side, -(-len(examples) // rows)
+    table = np.full((count, rows), -1, np.int64)
+    table.reshape(-1)[: len(examples)] = examples
+
+    def elements() -> Iterator[Element]:
+        with records.reading(needs_of(records.sizes, table)) as reader:
+            for step, some in enumerate(table):
+                reader.reach(step)
+                records.handed.append(some)
+                yield _element(reader, some) | {"draws": draws(recipe.run.seed, view or 0, some)}
+
+    def image(stored: Row, row: Row) -> tf.Tensor:
+        if view is None:
+            return decode_whole(stored["image/encoded"], side)
+        window = crop_window(stored["image/height"], stored["image/width"], row["draws"], recipe.augment.min_area)
+        return _decode(stored["image/encoded"], window, side)
+
+    return _dataset(elements, image, rows, count, {"draws": tf.TensorSpec((rows, DRAWS), tf.float32)})
 
 
 def surfaced(batches: Iterable[T], records: Records) -> Iterator[T]:

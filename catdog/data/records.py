@@ -34,6 +34,10 @@ class Records:
         return tuple(shard.examples for shard in self._shards)
 
     @property
+    def shards(self) -> tuple[Shard, ...]:
+        return self._shards
+
+    @property
     def labels(self) -> np.ndarray:
         """Class of each example, int64 [examples]."""
         return class_indices(shard.labels for shard in self._shards)

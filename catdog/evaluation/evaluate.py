@@ -1,18 +1,13 @@
 """Evaluate a run's model on one split of a data set, and write what came out into the run."""
 
 import json
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
-from catdog import __version__
 from catdog.data.cache import open_cache
 from catdog.data.csv_table import csv_table
 from catdog.data.example import decode_example
@@ -21,6 +16,7 @@ from catdog.data.records import Records
 from catdog.data.shards import CLASSES, SPLITS, Manifest, pinned
 from catdog.errors import CallerError, RunError
 from catdog.evaluation import metrics, plots, report
+from catdog.evaluation.environment import environment
 from catdog.evaluation.plots import Mistake
 from catdog.evaluation.trained_model import BATCH, Trained, load_trained
 from catdog.recipe import Cache
@@ -83,7 +79,7 @@ def evaluate(
         "split": split,
         **metrics.summarize(predictions.labels, predictions.probabilities),
         "data": _data(manifest, data),
-        "environment": _environment(),
+        "environment": environment(),
     }
     images = _plots(predictions, summary, lines)
     folder = folder if folder is not None else evaluation(split)
@@ -168,25 +164,3 @@ def _data(manifest: Manifest, data: Bucket) -> dict[str, Any]:
         "digest": manifest.digest,
         "splits": {split: manifest.per_class(split) for split in SPLITS},
     }
-
-
-def _environment() -> dict[str, str]:
-    gpus = tf.config.get_visible_devices("GPU")
-    names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
-    return {
-        "catdog": __version__,
-        "TensorFlow": tf.__version__,
-        "Keras": keras.__version__,
-        "NumPy": np.__version__,
-        "Python": platform.python_version(),
-        "device": ", ".join(names) or _cpu(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _cpu() -> str:
-    """The CPU's name as Linux tells it, elsewhere as Python does."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} threads" if names else platform.processor() or platform.machine()

@@ -64,6 +64,8 @@ class Position:
     """Tables of the recipe; empty in a commit of catdog 0.1.0."""
     digest: str = ""
     """That of the recipe, in a commit of catdog 0.1.0."""
+    weights: str = ""
+    """SHA-256 of the backbone's weights that the run began with; empty in a commit of before they were told."""
 
 
 class LaterCommit(FinalError):

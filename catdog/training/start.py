@@ -116,15 +116,18 @@ def started(recipe: Recipe) -> Iterator[Start]:
         yield Start(recipe, run, data, manifest, order, train, val, cache, group, checkpoints, lease, newest)
 
 
-def first_position(start: Start) -> tuple[Position, Arrays | None]:
-    """Where the run stands when it starts, with the arrays of the checkpoint that it goes on from, if there is one.
+def first_position(start: Start, weights: str) -> tuple[Position, Arrays | None]:
+    """Where the run stands when it starts, with the arrays of the checkpoint that it goes on from, if there is one; a new
+    one begins with the backbone's weights of this digest.
 
     Raises FinalError when the best checkpoint so far is gone, for the run could not end with it.
     """
     recipe = to_table(start.recipe)
     if start.newest is None:
         manifest = start.manifest.digest
-        return Position(0, 0, best_loss=None, best_step=None, window={}, manifest=manifest, recipe=recipe), None
+        return Position(
+            0, 0, best_loss=None, best_step=None, window={}, manifest=manifest, recipe=recipe, weights=weights
+        ), None
     if start.newest > (last := start.plan[-1].stop):
         raise FinalError(
             f"{start.run.uri}: its newest checkpoint is of step {start.newest}, but its recipe has only {last} steps;"

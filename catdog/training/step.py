@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from catdog.data.augment import augment, mixup
 from catdog.evaluation.metrics import is_right
-from catdog.model import logits
+from catdog.model import Cut, logits
 from catdog.recipe import Loss, Recipe
 from catdog.training.state import TrainingState
 
@@ -27,6 +27,8 @@ class StepSettings:
     batch_norm: bool
     """Whether BatchNorm uses and updates its statistics: only in training from scratch."""
     class_weights: tuple[float, float] = (1.0, 1.0)
+    cut: Cut | None = None
+    """Where the outputs of the part below, in place of images, are what the batch has."""
 
 
 def losses(labels: tf.Tensor, scores: tf.Tensor, settings: Loss, class_weights: tuple[float, float]) -> tf.Tensor:
@@ -112,12 +114,14 @@ def make_train_step(
 
 
 def make_predict_step(
-    strategy: tf.distribute.Strategy, model: keras.Sequential
+    strategy: tf.distribute.Strategy, model: keras.Sequential, cut: Cut | None = None
 ) -> Callable[[Batch], tuple[tf.Tensor, tf.Tensor]]:
-    """A function of a batch of whole images that gives, for the rows of all replicas of all workers, the example int64
-    [rows], -1 for padding, and its logit float32 [rows]."""
+    """A function of a batch of whole images, or of the outputs of the part below the cut, that gives, for the rows of all
+    replicas of all workers, the example int64 [rows], -1 for padding, and its logit float32 [rows]."""
 
     def predict(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        if cut is not None:
+            return batch["example"], cut.logits(batch["outputs"])
         return batch["example"], logits(model, tf.cast(batch["image"], tf.float32))
 
     @tf.function(autograph=False)
@@ -133,9 +137,10 @@ def _local_gradients(
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
     """This replica's part of the gradient of the mean loss over the global batch, times the loss scale; and its sums."""
     recipe = settings.recipe
-    images = augment(batch["image"], batch["draws"], recipe.augment)
+    cut = settings.cut
+    images = batch["outputs"] if cut else augment(batch["image"], batch["draws"], recipe.augment)
     labels, weights = batch["label"], batch["weight"]
-    if recipe.augment.mixup > 0:
+    if recipe.augment.mixup > 0 and not cut:
         rows = recipe.data.global_batch // recipe.data.streams
         images, labels = mixup(images, labels, batch["draws"], rows)
     factors = _dropout(batch["row"], step, recipe)
@@ -146,7 +151,10 @@ def _local_gradients(
     for image, label, weight, dropout in zip(*parts, strict=True):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            scores = logits(state.model, image, dropout=dropout, batch_norm=settings.batch_norm)
+            if cut:
+                scores = cut.logits(image, dropout=dropout)
+            else:
+                scores = logits(state.model, image, dropout=dropout, batch_norm=settings.batch_norm)
             loss = tf.reduce_sum(losses(label, scores, recipe.loss, settings.class_weights) * weight)
             scaled = loss / recipe.data.global_batch * (1.0 if state.loss_scale is None else state.loss_scale)
         part = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)

@@ -1,31 +1,24 @@
 """The one loop: phases, steps, validation."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from typing import Any
 
-import tensorflow as tf
-
 from catdog.data.cache import Closed
-from catdog.data.order import Share
-from catdog.data.pipeline import surfaced, train_dataset
-from catdog.data.shards import CLASSES
 from catdog.errors import FinalError, Stopped
 from catdog.evaluation.evaluate import evaluate
 from catdog.evaluation.export import export_keras
-from catdog.model import build, make_stateless, unfreeze
+from catdog.model import build, digest, make_stateless, unfreeze
 from catdog.recipe import Recipe
 from catdog.runs.folder import state_name
 from catdog.training.checkpoint import Arrays
+from catdog.training.phase import Phase
 from catdog.training.progress import Progress, Report
-from catdog.training.schedule import Span, span_after
+from catdog.training.schedule import span_after
 from catdog.training.signals import StopRequest, listening
 from catdog.training.start import Start, first_position, started
 from catdog.training.state import TrainingState, exported_weights
-from catdog.training.step import Batch, Outcome, StepSettings, make_train_step
-from catdog.training.strategy import distributed
-from catdog.training.validation import make_validation
 from catdog.training.worker_group import StopAgreement, together
 
 Listen = Callable[[], AbstractContextManager[StopRequest]]
@@ -67,7 +60,7 @@ def _train_all(start: Start, asked: StopRequest, report: Report) -> int:
     """Train from the newest checkpoint, or from the start, to the end; the step of the best one."""
     with start.strategy.scope():
         state = _build_state(start)
-    position, arrays = first_position(start)
+    position, arrays = first_position(start, digest(state.model.layers[0].weights))
     with closing(Progress(start, state, position, report)) as progress:
         _loop(start, state, progress, arrays, asked)
         return progress.finish()
@@ -81,20 +74,19 @@ def _loop(start: Start, state: TrainingState, progress: Progress, arrays: Arrays
     """
     # A snapshot belongs to the phase of the step that it was taken after.
     first, step = progress.position.step, max(progress.position.step - 1, 0)
-    phase = _Phase(start, state, span_after(start.plan, step), first)
+    phase = Phase(start, state, span_after(start.plan, step), first, progress.window)
     if arrays is not None:
         try:
             state.restore(arrays)
         except ValueError as error:
             raise FinalError(f"{start.run.uri}/{state_name(first)}: is not the state of this run: {error}") from None
-    validate = make_validation(start.strategy, state.model, start.val, start.recipe)
     agreement = StopAgreement(start.group, asked)
     total = start.plan[-1].stop
     try:
         for step in range(first, total + 1):
             if progress.validation_due(step):
                 with state.averaged():
-                    metrics = validate(agreement.reached_alone)
+                    metrics = phase.validate(agreement.reached_alone)
                 if metrics is not None:
                     progress.validated(step, metrics)
             elif progress.save_due(step):
@@ -105,35 +97,14 @@ def _loop(start: Start, state: TrainingState, progress: Progress, arrays: Arrays
                 break
             start.check()
             if step == phase.span.stop:
-                phase = _Phase(start, state, span_after(start.plan, step), step)
+                phase = Phase(start, state, span_after(start.plan, step), step, progress.window)
                 progress.window.start_phase()
-            with progress.window.waiting():
-                batch = next(phase.batches)
+            batch = phase.next_batch()
             outcome = phase.take_step(batch, phase.span.learning_rate(step), step, agreement.asked())
             agreement.add(outcome["stopping"])
             progress.stepped(step + 1, phase.span, outcome)
     except Closed:  # by a signal, while shards were waited for
         raise progress.committed_stop(step, asked) from None
-
-
-class _Phase:
-    """A phase under way: its compiled step, and its batches from a step on."""
-
-    def __init__(self, start: Start, state: TrainingState, span: Span, step: int) -> None:
-        recipe = start.recipe
-        unfreeze(state.model, span.phase.unfreeze, batch_norm=recipe.model.from_scratch)
-        with start.strategy.scope():
-            state.start_phase()
-        counts = [start.manifest.per_class("train")[name] for name in CLASSES]
-        cat, dog = (sum(counts) / (len(counts) * count) for count in counts)
-        settings = StepSettings(recipe, recipe.model.from_scratch, (cat, dog))
-
-        def dataset(share: Share) -> tf.data.Dataset:
-            return train_dataset(start.order, start.train, recipe, start=step, stop=span.stop, share=share)
-
-        self.span = span
-        self.take_step: Callable[[Batch, float, int, bool], Outcome] = make_train_step(start.strategy, state, settings)
-        self.batches: Iterator[Batch] = surfaced(distributed(start.strategy, dataset), start.train)
 
 
 def _build_state(start: Start) -> TrainingState:

@@ -1,33 +1,29 @@
 """Loss and accuracy on the val split, each example counted exactly once on any number of replicas."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from catdog.data.pipeline import evaluation_dataset, surfaced
-from catdog.data.records import Records
 from catdog.evaluation.metrics import is_right
-from catdog.recipe import Recipe
-from catdog.training.step import make_predict_step
-from catdog.training.strategy import distributed
+from catdog.training.step import Batch
+
+Validate = Callable[[Callable[[], bool]], dict[str, float] | None]
 
 
 def make_validation(
-    strategy: tf.distribute.Strategy, model: keras.Sequential, records: Records, recipe: Recipe
-) -> Callable[[Callable[[], bool]], dict[str, float] | None]:
-    """A function that gives the mean cross-entropy and the accuracy, or None as soon as its argument says to stop."""
-    labels = records.labels.astype(np.float64)
-    predict = make_predict_step(strategy, model)
+    labels: np.ndarray,
+    batches: Callable[[], Iterable[Batch]],
+    predict: Callable[[Batch], tuple[tf.Tensor, tf.Tensor]],
+) -> Validate:
+    """A function that gives the mean cross-entropy and the accuracy, or None as soon as its argument says to stop.
+
+    `labels` are those of all examples, float [examples]; `predict` is what `make_predict_step` gives.
+    """
 
     def validate(stopped: Callable[[], bool]) -> dict[str, float] | None:
         scores = np.full(len(labels), np.nan)
-        batches = distributed(
-            strategy,
-            lambda share: evaluation_dataset(records, recipe.data.side, recipe.data.global_batch, share),
-        )
-        for elements in surfaced(batches, records):
+        for elements in batches():
             if stopped():
                 return None
             examples, values = (tensor.numpy() for tensor in predict(elements))

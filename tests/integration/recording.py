@@ -13,9 +13,9 @@ from catdog.storage import Bucket
 
 def record(folder: Path, pause: float = 0.0) -> None:
     """From now on this process writes the examples of its part of each batch to a file of its own, and then pauses."""
-    from catdog.training import trainer
+    from catdog.training import phase
 
-    make = trainer.make_train_step
+    make = phase.make_train_step
     folder.mkdir(parents=True, exist_ok=True)
     file = open(folder / f"{uuid.uuid4().hex}.jsonl", "a", buffering=1)  # noqa: SIM115 (for as long as the process lives)
 
@@ -30,7 +30,7 @@ def record(folder: Path, pause: float = 0.0) -> None:
 
         return call
 
-    trainer.make_train_step = recorded
+    phase.make_train_step = recorded
 
 
 def recorded_work(folder: str, pause: float, config: dict[str, Any]) -> Any:

@@ -20,11 +20,13 @@ every_steps = 3
 name = "frozen"
 epochs = 2
 learning_rate = 1e-2
+views = 0
 [[phases]]
 name = "finetune"
 epochs = 2
 learning_rate = 1e-3
 unfreeze = 2
+views = 0
 """
 """Four epochs of ten steps."""
 

@@ -204,11 +204,11 @@ def test_stopped_while_a_phase_waits_for_its_first_shards_it_goes_on_from_the_st
         assert snapshot.position.step < 18 or late.wait(within(30))
         commit(self, snapshot)
 
-    class StoppedPhase(trainer._Phase):
-        def __init__(self, start, state, span, step):
-            super().__init__(start, state, span, step)
+    class StoppedPhase(trainer.Phase):
+        def __init__(self, start, state, span, step, window):
+            super().__init__(start, state, span, step, window)
             if step == 20:
-                self.batches = stopped()
+                self._batches = stopped()
 
     def stopped():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -219,7 +219,7 @@ def test_stopped_while_a_phase_waits_for_its_first_shards_it_goes_on_from_the_st
     with monkeypatch.context() as patch:
         patch.setattr("catdog.training.checkpoint.PATIENCE", 0.1)
         patch.setattr(Checkpoints, "_commit", slow_commit)
-        patch.setattr(trainer, "_Phase", StoppedPhase)
+        patch.setattr(trainer, "Phase", StoppedPhase)
         with pytest.raises(Stopped, match="at step 20, which is committed"):
             train(recipe)
     train(recipe)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import keras
 import numpy as np
@@ -11,13 +11,14 @@ import tensorflow as tf
 from catdog.data.augment import DRAWS
 from catdog.data.cache import open_cache
 from catdog.data.order import Share, replica_rows
+from catdog.data.pipeline import evaluation_dataset, surfaced
 from catdog.data.records import Records
 from catdog.data.shards import load_manifest
 from catdog.model import make_stateless, unfreeze
 from catdog.recipe import Recipe, load_recipe
 from catdog.storage import open_bucket
 from catdog.training.state import TrainingState
-from catdog.training.step import StepSettings, make_train_step
+from catdog.training.step import Batch, StepSettings, make_predict_step, make_train_step
 from catdog.training.strategy import distributed
 from catdog.training.validation import make_validation
 from catdog.training.worker_group import make_group
@@ -41,7 +42,18 @@ def trace(recipe: Recipe, spoilt: bool = False) -> dict[str, np.ndarray]:
     data = open_bucket(recipe.data.uri)
     found, told = [state.snapshot()], []
     with open_cache(data, {}, recipe.cache) as cache:
-        validation = make_validation(strategy, model, Records(load_manifest(data).split("val"), cache), recipe)
+        records, side, rows = (
+            Records(load_manifest(data).split("val"), cache),
+            recipe.data.side,
+            recipe.data.global_batch,
+        )
+
+        def whole() -> Iterator[Batch]:
+            return surfaced(
+                distributed(strategy, lambda share: evaluation_dataset(records, side, rows, share)), records
+            )
+
+        validation = make_validation(records.labels, whole, make_predict_step(strategy, model))
         for step, batch in enumerate(distributed(strategy, lambda share: dataset(recipe, share, spoilt))):
             outcome = train_step(batch, 1e-2, step)
             found.append(state.snapshot())

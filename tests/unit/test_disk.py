@@ -49,7 +49,7 @@ PROCESSES = multiprocessing.get_context("spawn")
 
 def fetched(cache: DiskCache, shard: Shard, urgent: bool = False) -> str:
     """Fetch a shard, and let go of it; gives where it lies."""
-    path = cache.path(shard.name, Stat(shard.bytes, shard.crc32c))
+    path = cache.path(shard.name, shard.bytes, shard.crc32c)
     reservation = cache.reserve(path, shard.bytes, urgent)
     assert reservation
     cache.part(path).write_bytes(b"x" * shard.bytes)

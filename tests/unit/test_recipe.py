@@ -26,6 +26,7 @@ from catdog.recipe import (
     load_recipe,
     override,
     parse_recipe,
+    stores,
     to_toml,
 )
 
@@ -147,6 +148,7 @@ BAD_VALUES = [
     ("phases.1.learning_rate", "0", "above 0"),
     ("phases.1.learning_rate", "1e-3x", "a number"),
     ("phases.0.warmup", "1", "below 1"),
+    ("phases.0.views", "-1", "at least 0 and at most 1000000"),
     ("phases.0.unfreeze", "0", "a number of blocks of at least 1"),
     ("phases.0.unfreeze", "most", "'none', 'all'"),
     ("phases.0.unfreeze", "1.5", "text in quotes or a whole number"),
@@ -497,3 +499,15 @@ def test_a_field_that_only_another_version_knows_is_refused_with_both_versions()
         CallerError, match=r"^mine: 'data\.new' is not a field of a recipe of catdog \d.*: the file is of catdog 99\.0;"
     ):
         parse_recipe(b'catdog = "99.0"\n[data]\nnew = 1', "mine")
+
+
+def test_views_are_refused_where_pictures_are_mixed_anew() -> None:
+    mixed = override(Recipe(), [("augment.mixup", "0.2")])
+    assert not stores(mixed, mixed.phases[0]) and stores(Recipe(), Recipe().phases[0])
+    with pytest.raises(CallerError, match=r"phases 'frozen': views = 2: must be 0 with augment\.mixup"):
+        override(mixed, [("phases.0.views", "2")])
+
+
+def test_a_run_of_before_there_were_views_augments_anew_in_each_epoch() -> None:
+    earlier = parse_recipe(b'[[phases]]\nname = "frozen"\n', "recipe", of_run=True)
+    assert [phase.views for phase in earlier.phases] == [0]

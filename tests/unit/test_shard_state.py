@@ -7,7 +7,9 @@ from catdog.storage import Stat
 
 def test_a_shard_in_any_other_state_is_not_locked(tmp_path):
     cache, pin = DiskCache(tmp_path, 100), Stat(3, "00000000")
-    shard = CachedShard("train-00000-of-00001.tfrecord", pin, cache.path("train-00000-of-00001.tfrecord", pin))
+    shard = CachedShard(
+        "train-00000-of-00001.tfrecord", pin, cache.path("train-00000-of-00001.tfrecord", pin.size, pin.crc32c)
+    )
     with open(shard.path, "wb") as file:
         file.write(b"abc")
     for state in (Idle(), Failed(OSError("broken off"))):

@@ -164,7 +164,7 @@ LONG = "x" * 300
 HOSTILE_PATHS = {
     "a name too long": (LONG, "File name too long"),
     "a path too long": ("/".join(["x" * 100] * 60), "more than 4,096 characters"),
-    "a link to itself": ("loop", "File exists"),
+    "a link to itself": ("loop", "Too many levels of symbolic links"),
     "a path below one": ("loop/data", "Too many levels of symbolic links"),
     "a path below a file": ("file/data", "Not a directory"),
 }

@@ -11,13 +11,24 @@ from typing import BinaryIO, Protocol
 from catdog.data.cache.disk import LOCK, DiskCache
 from catdog.data.cache.prefetch import Closed, FetchedShards
 from catdog.data.cache.required_size import require_limit, required_bytes
+from catdog.data.cache.rows import Rows, file_size
 from catdog.data.order import Need
 from catdog.data.shards import Shard
 from catdog.errors import CallerError
 from catdog.recipe import Cache
 from catdog.storage import Bucket, Folder, Stat, expanded
 
-__all__ = ["Closed", "ShardCache", "ShardFiles", "open_cache", "require_limit", "required_bytes"]
+__all__ = [
+    "Closed",
+    "Rows",
+    "ShardCache",
+    "ShardFiles",
+    "disk_cache",
+    "file_size",
+    "open_cache",
+    "require_limit",
+    "required_bytes",
+]
 
 
 class ShardFiles(Protocol):
@@ -50,11 +61,16 @@ def open_cache(bucket: Bucket, pins: Mapping[str, Stat], settings: Cache) -> Ite
         yield _InPlace(bucket, pins)
         return
     _let_open(len(pins))
-    cache = FetchedShards(bucket, pins, settings, DiskCache(_made(settings), settings.max_bytes))
+    cache = FetchedShards(bucket, pins, settings, disk_cache(settings))
     try:
         yield cache
     finally:
         cache.close()
+
+
+def disk_cache(settings: Cache) -> DiskCache:
+    """The cache's folder; raises CallerError when it can't be written."""
+    return DiskCache(_made(settings), settings.max_bytes)
 
 
 def _made(settings: Cache) -> Path:

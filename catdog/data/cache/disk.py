@@ -1,22 +1,23 @@
 """The cache's folder on the disk: files of shards, counted against one limit by all processes that share the folder.
 
-The processes agree by the folder's files alone. An entry is named by its content, `CRC32C-SIZE-SHARD`, and counts at its
-full size from before its first byte: `ENTRY.part` is on its way, and who fetches it keeps `ENTRY.lock` locked. A shared
-lock on an entry says that it is in use. Its time of modification tells when it was last used, or, if it lies in the
-future, that it is wanted. The kernel drops the locks of a process that dies.
+The processes agree by the folder's files alone. An entry is named by its content, `CRC32C-SIZE-SHARD`, or, for what was
+computed of a shard, by the digest of all that decides it, `DIGEST-SIZE-SHARD`, and counts at its full size from before its
+first byte: `ENTRY.part` is on its way, and who fetches it keeps `ENTRY.lock` locked. A shared lock on an entry says that it
+is in use. Its time of modification tells when it was last used, or, if it lies in the future, that it is wanted. The
+kernel drops the locks of a process that dies.
 """
 
 import contextlib
 import fcntl
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 from catdog.data.shards import SHARD_NAME
-from catdog.storage import Stat
 from catdog.storage.lock import alone, try_lock
 
 PATIENCE = 120.0
@@ -27,7 +28,9 @@ _WANTED = 600.0
 """Seconds for which no prefetch evicts what is wanted; counted anew each time it is marked."""
 _PART = ".part"
 
-_ENTRY = re.compile(rf"(?P<entry>[0-9a-f]{{8}}-(?P<size>\d+)-{SHARD_NAME.pattern})(?P<mark>\.part|\.lock)?")
+_ENTRY = re.compile(
+    rf"(?P<entry>([0-9a-f]{{8}}|[0-9a-f]{{32}})-(?P<size>\d+)-{SHARD_NAME.pattern})(?P<mark>\.part|\.lock)?"
+)
 
 
 class DiskCache:
@@ -45,9 +48,14 @@ class DiskCache:
                     _evict(path)
             self._free(0, self._sizes(), urgent=True)
 
-    def path(self, name: str, stat: Stat) -> str:
-        """Where a shard's entry lies, once it is there."""
-        return f"{self.folder}/{stat.crc32c}-{stat.size}-{name}"
+    def path(self, name: str, size: int, content: str) -> str:
+        """Where an entry lies, once it is there: `content` is the shard's CRC-32C, 8 hexadecimal digits, or the digest, 32
+        of them, of what decides what was computed of it."""
+        return f"{self.folder}/{content}-{size}-{name}"
+
+    def fits(self, size: int) -> bool:
+        """Whether so many bytes may lie in the folder, if nothing else does, and the disk has room for them."""
+        return size <= min(self._max_bytes, shutil.disk_usage(self.folder).free + sum(self._there().values()))
 
     def part(self, path: str) -> Path:
         """What a fetch of an entry writes."""
@@ -99,6 +107,10 @@ class DiskCache:
     def is_growing(self, path: str) -> bool:
         """Whether an entry on its way grew within the last second; a time ahead of this clock is no sign of it."""
         return abs(time.time() - _modified(path + _PART)) < 1
+
+    def _there(self) -> dict[str, int]:
+        with self._changing():
+            return {path: size for path, size in self._sizes().items() if os.path.exists(path)}
 
     def in_use(self) -> dict[str, int]:
         """The size of each entry that is held or on its way."""

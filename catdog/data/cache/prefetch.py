@@ -45,7 +45,9 @@ class FetchedShards:
         self._settings = settings
         self._disk = disk_cache
         self._patience = max(disk.PATIENCE, bucket.patience)  # others may wait for the same store
-        self._shards = {name: CachedShard(name, pin, disk_cache.path(name, pin)) for name, pin in pins.items()}
+        self._shards = {
+            name: CachedShard(name, pin, disk_cache.path(name, pin.size, pin.crc32c)) for name, pin in pins.items()
+        }
         self._changed = threading.Condition()  # guards all that follows, and what changes in a shard
         self._closed = False
         self._passes: list[_Pass] = []
