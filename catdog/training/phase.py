@@ -18,7 +18,7 @@ from catdog.training.screen import say
 from catdog.training.start import Start
 from catdog.training.state import TrainingState
 from catdog.training.step import Batch, Outcome, StepSettings, make_predict_step, make_train_step
-from catdog.training.stored_outputs import StoredOutputs, disk_for
+from catdog.training.stored_outputs import StoredOutputs, disk_for, stored_bytes
 from catdog.training.strategy import distributed
 from catdog.training.validation import Validate, make_validation
 
@@ -81,8 +81,8 @@ class _Outputs:
         group, recipe = start.group, start.recipe
         self._share = Share(group.worker, group.workers, group.strategy.num_replicas_in_sync // group.workers)
         part = FrozenPart(group.strategy, self._share.replicas, cut, recipe)
-        train, val = (StoredOutputs(part, records, recipe, self._share, None) for records in (start.train, start.val))
-        size = train.bytes(span.phase.views) + val.bytes(1)
+        of_splits = ((start.train, span.phase.views), (start.val, 1))
+        size = sum(stored_bytes(part, records, self._share, views) for records, views in of_splits)
         disk = disk_for(recipe, size)
         if disk is None and group.chief:
             say(

@@ -140,7 +140,7 @@ def _local_gradients(
     cut = settings.cut
     images = batch["outputs"] if cut else augment(batch["image"], batch["draws"], recipe.augment)
     labels, weights = batch["label"], batch["weight"]
-    if recipe.augment.mixup > 0 and not cut:
+    if recipe.augment.mixup > 0:  # with which no phase has a cut
         rows = recipe.data.global_batch // recipe.data.streams
         images, labels = mixup(images, labels, batch["draws"], rows)
     factors = _dropout(batch["row"], step, recipe)

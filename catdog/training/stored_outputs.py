@@ -28,11 +28,6 @@ class StoredOutputs:
         self._part, self._records, self._recipe, self._disk = part, records, recipe, disk
         self._own = range(share.worker, len(records.shards), share.workers)
 
-    def bytes(self, views: int) -> int:
-        """What their files take, in so many views."""
-        sizes = self._records.sizes
-        return views * sum(file_size(sizes[shard], self._part.shape) for shard in self._own)
-
     def of(self, steps: Sequence[Ints], view: int | None, waiting: Waiting) -> Iterator[Halves]:
         """For each step the outputs, float16 [rows, ...], of some examples, int64 [rows] in which -1 is padding.
 
@@ -80,6 +75,11 @@ class StoredOutputs:
             if element is None:
                 return
             yield self._part.outputs(element["image"], element["draws"], varied=view is not None)
+
+
+def stored_bytes(part: FrozenPart, records: Records, share: Share, views: int) -> int:
+    """What the files of a worker's shards take, in so many views."""
+    return views * sum(file_size(examples, part.shape) for examples in records.sizes[share.worker :: share.workers])
 
 
 def disk_for(recipe: Recipe, size: int) -> DiskCache | None:

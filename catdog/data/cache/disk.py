@@ -55,7 +55,9 @@ class DiskCache:
 
     def fits(self, size: int) -> bool:
         """Whether so many bytes may lie in the folder, if nothing else does, and the disk has room for them."""
-        return size <= min(self._max_bytes, shutil.disk_usage(self.folder).free + sum(self._there().values()))
+        with self._changing():
+            held = sum(size for path, size in self._sizes().items() if os.path.exists(path))
+            return size <= min(self._max_bytes, shutil.disk_usage(self.folder).free + held)
 
     def part(self, path: str) -> Path:
         """What a fetch of an entry writes."""
@@ -107,10 +109,6 @@ class DiskCache:
     def is_growing(self, path: str) -> bool:
         """Whether an entry on its way grew within the last second; a time ahead of this clock is no sign of it."""
         return abs(time.time() - _modified(path + _PART)) < 1
-
-    def _there(self) -> dict[str, int]:
-        with self._changing():
-            return {path: size for path, size in self._sizes().items() if os.path.exists(path)}
 
     def in_use(self) -> dict[str, int]:
         """The size of each entry that is held or on its way."""
