@@ -4,12 +4,15 @@ import hashlib
 import importlib
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 import keras
 import tensorflow as tf
 from keras.src.backend.config import keras_home
+from keras.src.random import seed_generator
 
 from catdog.errors import CallerError, one_line
 from catdog.recipe import Model
@@ -24,22 +27,33 @@ def build(settings: Model, side: int, *, seed: int = 0, precision: str = "float3
     probability of "dog", float32 [batch, 1]. `precision` is a Keras dtype policy. Raises CallerError where the
     weights can't be had or don't fit.
     """
-    keras.utils.set_random_seed(seed)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        return keras.Sequential(
-            [
-                _backbone(settings, side),
-                keras.layers.GlobalAveragePooling2D(),
-                keras.layers.Dense(settings.units, activation="relu"),
-                keras.layers.Dropout(settings.dropout),
-                keras.layers.Dense(1, activation="sigmoid", dtype="float32"),
-            ],
-            name="catdog",
-        )
+        with _seeds_from(Random(seed)):
+            return keras.Sequential(
+                [
+                    _backbone(settings, side),
+                    keras.layers.GlobalAveragePooling2D(),
+                    keras.layers.Dense(settings.units, activation="relu"),
+                    keras.layers.Dropout(settings.dropout),
+                    keras.layers.Dense(1, activation="sigmoid", dtype="float32"),
+                ],
+                name="catdog",
+            )
     finally:
         keras.config.set_dtype_policy(before)
+
+
+@contextmanager
+def _seeds_from(random: Random) -> Iterator[None]:
+    """Keras draws an initializer's seed from Python's generator of all threads, in which Google's client draws as well."""
+    shared = seed_generator.python_random
+    seed_generator.python_random = random
+    try:
+        yield
+    finally:
+        seed_generator.python_random = shared
 
 
 def unfreeze(model: keras.Sequential, part: str | int, *, batch_norm: bool = False) -> None:

@@ -97,20 +97,24 @@ class GoogleBucket(Bucket):
         return time.time() + _CLOCK.ahead
 
     def times(self, prefix: str = "", faults: dict[str, str] | None = None) -> dict[str, float]:
-        return {blob.name.removeprefix(self._prefix): blob.updated.timestamp() for blob in self._listed(prefix)}
+        return self._listed(prefix, lambda name, blob: blob.updated.timestamp())
 
     def stat(self, name: str) -> Stat | None:
-        blob = self._blob(name)
+        def attempt() -> Stat:
+            blob = self._blob(name)
+            blob.reload(**_once())
+            return self._stat(name, blob)
+
         try:
-            self._call("read", name, lambda: blob.reload(**_once()))
+            return self._call("read", name, attempt)
         except FileNotFoundError:
             return None
-        return self._stat(name, blob)
 
     def stats(self, names: Sequence[str]) -> dict[str, Stat]:
-        wanted = {self._key(name): name for name in names}
-        listed = self._listed(os.path.commonprefix(names))  # noqa: RUF071 (a prefix of names, not of folders)
-        return {wanted[blob.name]: self._stat(wanted[blob.name], blob) for blob in listed if blob.name in wanted}
+        wanted = set(names)
+        prefix = os.path.commonprefix(names)  # noqa: RUF071 (a prefix of names, not of folders)
+        listed = self._listed(prefix, lambda name, blob: self._stat(name, blob) if name in wanted else None)
+        return {name: stat for name, stat in listed.items() if stat is not None}
 
     def fetch(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None] = nobody) -> None:
         found = ""
@@ -213,7 +217,7 @@ class GoogleBucket(Bucket):
                 " `gsutil cp -Z` does, so its bytes are not those of the file; upload the file again without"
             )
         checksum = base64.b64decode(blob.crc32c).hex() if blob.crc32c else ""
-        return Stat(blob.size, checksum, blob.generation or 0)
+        return Stat(int(blob.size), checksum, blob.generation or 0)
 
     def _key(self, name: str) -> str:
         return self._prefix + name
@@ -221,12 +225,16 @@ class GoogleBucket(Bucket):
     def _blob(self, name: str) -> "storage.Blob":
         return self._bucket.blob(self._key(name))
 
-    def _listed(self, prefix: str) -> Sequence["storage.Blob"]:
+    def _listed(self, prefix: str, of: Callable[[str, "storage.Blob"], T]) -> dict[str, T]:
+        """What `of` makes of each object, by its name; those that are empty and stand for folders are left out."""
         fields = "items(name,size,crc32c,generation,updated,contentEncoding),nextPageToken"
-        listed = self._call(
-            "list", prefix, lambda: list(self._bucket.list_blobs(prefix=self._key(prefix), fields=fields, **_once()))
-        )
-        return [blob for blob in listed if not blob.name.endswith("/")]  # that are empty, and stand for folders
+
+        def attempt() -> dict[str, T]:
+            blobs = self._bucket.list_blobs(prefix=self._key(prefix), fields=fields, **_once())
+            named = ((blob.name.removeprefix(self._prefix), blob) for blob in blobs if not blob.name.endswith("/"))
+            return {name: of(name, blob) for name, blob in named}
+
+        return self._call("list", prefix, attempt)
 
     @contextlib.contextmanager
     def _temporary(self, name: str) -> Iterator[Path]:
@@ -362,6 +370,10 @@ class GoogleBucket(Bucket):
                 if isinstance(error, GoogleAuthError) and _passes(error):
                     raise _Broken(f"no token could be had: {library_words(error)}") from error
                 raise
+            except (RequestException, HTTPError):
+                raise
+            except (RecursionError, TypeError, ValueError, KeyError, AttributeError) as error:  # JSON, and no object's
+                raise _Broken(f"the answer is none of a store: {readable(error)[:120]}") from error
 
         began, has_told = time.monotonic(), threading.Event()
 

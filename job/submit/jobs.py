@@ -112,6 +112,11 @@ class Jobs:
             yield
         except AuthenticationError as error:
             raise CallerError(f"{self.address}: {_unauthorized(error)}") from None
+        except (RecursionError, requests.JSONDecodeError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise Unreachable(
+                f"{self.address}: the request or its answer is nothing that Ray's client understands:"
+                f" {one_line(error)[:200]}"
+            ) from error
         except RuntimeError as error:
             status = re.match(names.REFUSED, str(error))
             if status is None:
@@ -122,11 +127,6 @@ class Jobs:
             if status[1].startswith("5"):
                 raise Unreachable(f"{self.address}: the cluster is in trouble: {why}") from None
             raise CallerError(f"{self.address}: the cluster refuses: {why}") from None
-        except (requests.JSONDecodeError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise Unreachable(
-                f"{self.address}: the request or its answer is nothing that Ray's client understands:"
-                f" {one_line(error)[:200]}"
-            ) from error
         except (requests.RequestException, ConnectionError, aiohttp.ClientError, TimeoutError) as error:
             raise Unreachable(f"{self.address}: the cluster does not answer: {cause(error)}") from None
 

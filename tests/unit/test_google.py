@@ -941,3 +941,27 @@ def test_an_object_without_a_known_checksum_is_not_taken(store: FakeStore, bucke
     put(store, "x")
     with pytest.raises(RunError, match="unknown to the store"):
         bucket.fetch("x", Stat(len(CONTENT), ""), tmp_path / "x")
+
+
+NO_JSON_OF_A_STORE = (b"[]", b"null", b'"x"', b"[" * 100_000)
+NO_LISTS = (
+    b'{"items": 1}',
+    b'{"items": [1]}',
+    b'{"items": [{"name": 1}]}',
+    b'{"items": [{"name": "a/prefix/x"}]}',
+    b'{"items": [{"name": "a/prefix/x", "updated": "once"}]}',
+)
+
+
+@pytest.mark.parametrize("answer", [*NO_JSON_OF_A_STORE, b"{}", b'{"name": "a/prefix/x", "size": {}}'])
+def test_json_that_tells_of_no_object_ends_in_one_line(store: FakeStore, answer: bytes) -> None:
+    store.faults.add(Fault("metadata", "status", code=200, content=answer, times=None))
+    with pytest.raises(Unavailable, match=r"^gs://bucket/a/prefix/x: could not read it for 0 s: [^\n]{10,300}$"):
+        open_bucket("gs://bucket/a/prefix", patience=0.5).stat("x")
+
+
+@pytest.mark.parametrize("answer", [*NO_JSON_OF_A_STORE, *NO_LISTS])
+def test_json_that_lists_no_objects_ends_in_one_line(store: FakeStore, answer: bytes) -> None:
+    store.faults.add(Fault("list", "status", code=200, content=answer, times=None))
+    with pytest.raises(Unavailable, match=r"^gs://bucket/a/prefix/: could not list it for 0 s: [^\n]{10,300}$"):
+        open_bucket("gs://bucket/a/prefix", patience=0.5).times()

@@ -1,4 +1,6 @@
 import hashlib
+import random
+import threading
 from pathlib import Path
 
 import keras
@@ -39,6 +41,24 @@ def test_the_same_seed_gives_the_same_head() -> None:
     one, same, other = (build(settings, 32, seed=seed).get_weights() for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_the_same_seed_gives_the_same_model_while_other_threads_draw_random_numbers() -> None:
+    settings, over = Model(weights="none"), threading.Event()
+
+    def draw() -> None:
+        while not over.wait(0.001):
+            random.random()
+
+    undisturbed = build(settings, 32).get_weights()
+    drawing = threading.Thread(target=draw)
+    drawing.start()
+    try:
+        disturbed = build(settings, 32).get_weights()
+    finally:
+        over.set()
+        drawing.join()
+    assert all(np.array_equal(a, b) for a, b in zip(undisturbed, disturbed, strict=True))
 
 
 def test_a_narrow_precision_still_answers_in_float32_and_leaves_the_global_policy() -> None:

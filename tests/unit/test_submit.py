@@ -1,6 +1,7 @@
 """What goes to a Ray cluster with a job, how its log is followed, and the mistakes that are told before anything is sent."""
 
 import http.server
+import json
 import os
 import socket
 import threading
@@ -10,13 +11,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from ray.job_submission import JobDetails, JobStatus
 
 from catdog.errors import CallerError, RunError
 from catdog.recipe import Data, Recipe, Run, load_recipe
 from job.submit import commands, follow, working_dir
 from job.submit.follow import Following
-from job.submit.jobs import Unreachable, dashboard, job_exit_code
+from job.submit.jobs import Jobs, Unreachable, dashboard, job_exit_code
 from job.submit.status import print_job, print_jobs
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +109,26 @@ def test_an_answer_that_is_not_of_a_cluster_that_can_be_used_is_told_in_one_line
         # The address that is given counts, whatever the environment says.
         os.environ["RAY_API_SERVER_ADDRESS"] = "http://127.0.0.1:1"
         assert told in mistake(capsys, QUICKSTART, "--address", f"{address}/")
+        server.shutdown()
+
+
+class _Dashboard(_Answer):
+    """One of a Ray that is new enough, whose list of jobs is `body`."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        version = json.dumps({"version": "4", "ray_version": ray.__version__, "ray_commit": ""}).encode()
+        self.wfile.write(self.body if self.path.startswith("/api/jobs") else version)
+
+
+@pytest.mark.parametrize("jobs", [b"<html>", b"null", b"[1]", b"[{}]", b"[" * 100_000])
+def test_a_list_that_is_none_of_jobs_is_told_in_one_line(jobs: bytes) -> None:
+    handler = type("Handler", (_Dashboard,), {"body": jobs})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        with pytest.raises(Unreachable, match=r"^http://[\d.:]+: .* nothing that Ray's client understands: [^\n]+$"):
+            Jobs(f"http://127.0.0.1:{server.server_port}").all()
         server.shutdown()
 
 
