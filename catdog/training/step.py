@@ -84,7 +84,8 @@ def make_train_step(
             decay = tf.minimum(recipe.optimizer.ema, (1.0 + done) / (10.0 + done))
             for mean, weight in zip(state.average, state.model.weights, strict=True):
                 value = tf.cast(weight.value, mean.dtype)
-                mean.assign(value if not mean.dtype.is_floating else mean * decay + value * (1.0 - decay))
+                # By the difference, so that the mean of what is frozen stays what it is to the last digit.
+                mean.assign(mean + (value - mean) * (1.0 - decay) if mean.dtype.is_floating else value)
 
     # There is nothing for AutoGraph to convert; looking through Keras' layers for it would double the time of tracing.
     @tf.function(autograph=False)

@@ -206,6 +206,20 @@ def test_dropout_depends_on_the_step_and_not_on_the_replicas() -> None:
     assert same[0] == same[1] != same[2]
 
 
+def test_the_moving_average_of_what_is_frozen_is_that_to_the_last_digit() -> None:
+    harness = Harness(1, replace(RECIPE, optimizer=Optimizer(ema=0.9)))
+    frozen = harness.state.model.layers[0].layers[3].weights
+    values = [np.random.default_rng(0).random(weight.shape, np.float32) for weight in frozen]
+    means = dict(zip((weight.path for weight in harness.state.model.weights), harness.state.average, strict=True))
+    for weight, value in zip(frozen, values, strict=True):
+        weight.assign(value)
+        means[weight.path].assign(value)
+    for step in range(20):
+        harness.run(step)
+    for weight, value in zip(frozen, values, strict=True):
+        np.testing.assert_array_equal(means[weight.path].numpy(), value)
+
+
 def test_the_moving_average_follows_the_weights_and_is_what_is_validated() -> None:
     harness = Harness(2, replace(RECIPE, optimizer=Optimizer(ema=0.9)))
     start = harness.weights()
