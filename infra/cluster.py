@@ -77,13 +77,14 @@ def up(folder: Path, nodes: int, cpus: int, port: int) -> tuple[Cluster, bool]:
         elif others := _kept(folder):
             raise Refused(f"{folder}: holds {others[0].name} but no {STATE} of a cluster; give another --folder")
         ports = _free_ports()
-        gcs, client, dashboard = next(ports), next(ports), port or next(ports)
+        gcs, dashboard = next(ports), port or next(ports)
         agents = [{agent: next(ports) for agent in AGENTS} for _ in range(nodes)]
         temporary = tempfile.mkdtemp(prefix="catdog-", dir="/tmp")
         cluster = Cluster(f"http://127.0.0.1:{dashboard}", temporary, [])
         _write(folder / STATE, json.dumps(asdict(cluster)))  # before the other files, which are known as ours by it
         _write(folder / TOKEN, secrets.token_hex(32))
-        head = ["--head", f"--port={gcs}", f"--ray-client-server-port={client}", f"--dashboard-port={dashboard}"]
+        # No server of Ray's client: after half a minute without the node it gives up, and the node with it.
+        head = ["--head", f"--port={gcs}", "--ray-client-server-port=0", f"--dashboard-port={dashboard}"]
         # Ray opens the folder that it is given to everybody, so it is given one inside of that which is closed to them.
         head += ["--dashboard-host=127.0.0.1", f"--temp-dir={temporary}/ray"]
         # They have one folder of logs; each line of it would come to the driver as often as there are monitors of it.
