@@ -263,7 +263,8 @@ class Pull:
         return DONE
 
 
-Command = Prepare | Verify | Train | Evaluate | Predict | Runs | Pull
+# For a union that is written with bars tyro imports typeguard, which takes as long as itself.
+Command = typing.Union[Prepare, Verify, Train, Evaluate, Predict, Runs, Pull]  # noqa: UP007
 COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in typing.get_args(Command)}
 
 

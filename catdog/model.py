@@ -17,7 +17,7 @@ from keras.src.random import seed_generator
 from catdog.errors import CallerError, one_line
 from catdog.recipe import Model
 
-BUNDLED = Path(__file__).parent / "weights" / "efficientnetb0-photos96.float16.weights.h5"
+BUNDLED = Path(__file__).parent / "weights" / "efficientnetb0-lite0.float16.weights.h5"
 
 
 def build(settings: Model, side: int, *, seed: int = 0, precision: str = "float32") -> keras.Sequential:

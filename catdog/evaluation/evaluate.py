@@ -57,8 +57,11 @@ def evaluate(
     cache: Cache,
     split: str = "test",
     folder: str | None = None,
+    trained: Trained | None = None,
 ) -> dict[str, Any]:
     """Evaluate `model.keras` of the run; returns what metrics.json in the folder, evaluation/<split> by default, then holds.
+
+    Who has that model in memory gives it as `trained`.
 
     Writes plots and predictions.csv there, then metrics.json, and at the end report.html for evaluation/test.
     Raises CallerError for an unknown or empty split and where the run, its model or the data set is missing, and
@@ -67,7 +70,7 @@ def evaluate(
     if split not in SPLITS:
         raise CallerError(f"split = {split!r}: must be one of {', '.join(SPLITS)}")
     lines = parse_metrics(run.find(METRICS, METRICS_BYTES) or b"", f"{run.uri}/{METRICS}")
-    trained = load_trained(run)
+    trained = trained or load_trained(run)
     if not any(shard.examples for shard in manifest.split(split)):
         raise CallerError(f"{data.uri}: its {split} split is empty; prepare the data set with a larger --{split}")
     shards = manifest.split(split)

@@ -44,7 +44,11 @@ def load_trained(run: Bucket) -> Trained:
         except Exception as error:  # on a broken file Keras, zipfile and HDF5 may raise anything
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise RunError(f"{run.uri}/{MODEL}: can't be opened: {reason}") from error
+    return trained(recipe, model, f"{run.uri}/{MODEL}")
 
+
+def trained(recipe: Recipe, model: keras.Model, place: str) -> Trained:
+    """The recipe with its model, which lies at this place. Raises RunError for one that is none of the recipe's."""
     side = recipe.data.side
 
     @tf.function(input_signature=[tf.TensorSpec((None, side, side, 3), tf.uint8)], autograph=False)
@@ -58,7 +62,7 @@ def load_trained(run: Bucket) -> Trained:
         forward.get_concrete_function()
     except Exception as error:  # what somebody else's model does not take is told in as many ways
         raise RunError(
-            f"{run.uri}/{MODEL}: is not a model of this run: it must take pictures of {side} x {side} x 3 and give one"
+            f"{place}: is not a model of this run: it must take pictures of {side} x {side} x 3 and give one"
             f" probability for each: {one_line(error)[:300]}"
         ) from error
     return Trained(recipe, forward)

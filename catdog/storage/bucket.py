@@ -9,7 +9,6 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 
 import google_crc32c
-import numpy as np
 
 from catdog.errors import CallerError, FinalError, RunError
 
@@ -189,6 +188,8 @@ def crc32c(path: Path) -> str:
 
 def crc32c_of(file: FileIO | BufferedReader) -> str:
     """That of an open file from its position on, which is then its end."""
+    import numpy as np  # here, for it is the largest part of the start of a command that reads no file
+
     checksum = google_crc32c.Checksum()
     # One buffer for all blocks: fresh memory for each costs several times what the sum itself does. Of buffers that can
     # be written to, the sum takes NumPy's only.

@@ -17,7 +17,7 @@ from catdog.training.schedule import Span
 from catdog.training.screen import say
 from catdog.training.start import Start
 from catdog.training.state import TrainingState
-from catdog.training.step import Batch, Outcome, StepSettings, make_predict_step, make_train_step
+from catdog.training.step import Batch, Outcome, Predict, StepSettings, make_predict_step, make_train_step
 from catdog.training.stored_outputs import StoredOutputs, disk_for, stored_bytes
 from catdog.training.strategy import distributed
 from catdog.training.validation import Validate, make_validation
@@ -28,7 +28,10 @@ TakeStep = Callable[[Batch, float, int, bool], Outcome]
 class Phase:
     """A phase from a step on: of pictures, or of the stored outputs of what it has frozen."""
 
-    def __init__(self, start: Start, state: TrainingState, span: Span, step: int, window: RunningMetrics) -> None:
+    def __init__(
+        self, start: Start, state: TrainingState, predict: Predict, span: Span, step: int, window: RunningMetrics
+    ) -> None:
+        """`predict` is that of pictures, of which all phases have the same."""
         recipe, strategy = start.recipe, start.strategy
         unfreeze(state.model, span.phase.unfreeze, batch_norm=recipe.model.from_scratch)
         with strategy.scope():
@@ -45,9 +48,9 @@ class Phase:
         else:
             source = _Outputs(start, span, cut)
             self._batches = source.train(step, window)
-            batches = source.val
+            batches, predict = source.val, make_predict_step(strategy, state.model, cut)
         labels = start.val.labels.astype(np.float64)
-        self.validate: Validate = make_validation(labels, batches, make_predict_step(strategy, state.model, cut))
+        self.validate: Validate = make_validation(labels, batches, predict)
 
     def next_batch(self) -> Batch:
         return next(self._batches)

@@ -14,6 +14,7 @@ from catdog.training.state import TrainingState
 
 Batch = dict[str, tf.Tensor]
 Outcome = dict[str, tf.Tensor]
+Predict = Callable[[Batch], tuple[tf.Tensor, tf.Tensor]]
 
 SCALE_GROWTH_STEPS = 2000
 MAX_SCALE = 2.0**24
@@ -114,9 +115,7 @@ def make_train_step(
     return call
 
 
-def make_predict_step(
-    strategy: tf.distribute.Strategy, model: keras.Sequential, cut: Cut | None = None
-) -> Callable[[Batch], tuple[tf.Tensor, tf.Tensor]]:
+def make_predict_step(strategy: tf.distribute.Strategy, model: keras.Sequential, cut: Cut | None = None) -> Predict:
     """A function of a batch of whole images, or of the outputs of the part below the cut, that gives, for the rows of all
     replicas of all workers, the example int64 [rows], -1 for padding, and its logit float32 [rows]."""
 

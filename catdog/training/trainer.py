@@ -5,13 +5,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from typing import Any
 
+import keras
+
 from catdog.data.cache import Closed
 from catdog.errors import FinalError, Stopped
 from catdog.evaluation.evaluate import evaluate
-from catdog.evaluation.export import export_keras
+from catdog.evaluation.export import export_keras, exportable
+from catdog.evaluation.trained_model import trained
 from catdog.model import build, digest, make_stateless, unfreeze
 from catdog.recipe import Recipe
-from catdog.runs.folder import state_name
+from catdog.runs.folder import MODEL, state_name
 from catdog.training.checkpoint import Arrays
 from catdog.training.phase import Phase
 from catdog.training.progress import Progress, Report
@@ -19,6 +22,7 @@ from catdog.training.schedule import span_after
 from catdog.training.signals import StopRequest, listening
 from catdog.training.start import Start, first_position, started
 from catdog.training.state import TrainingState, exported_weights
+from catdog.training.step import make_predict_step
 from catdog.training.worker_group import StopAgreement, together
 
 Listen = Callable[[], AbstractContextManager[StopRequest]]
@@ -43,27 +47,30 @@ def train(
             with listen() as asked:
                 if group.workers == 1:
                     asked.wake = start.cache.close
-                best = _train_all(start, asked, report)
+                best, model = _train_all(start, asked, report)
             if group.total(int(asked.signal is not None)):  # asked for after the last step was agreed on
                 raise Stopped(asked.signal or signal.SIGTERM, start.plan[-1].stop)
         if not start.lease:
             return None
         _, arrays = start.checkpoints.restore(best)
+        own = model if start.strategy.num_replicas_in_sync == 1 else None
         try:
-            export_keras(start.run, start.recipe, exported_weights(arrays))
+            model = exportable(start.recipe, exported_weights(arrays), own)
         except ValueError as error:
             raise FinalError(f"{start.run.uri}/{state_name(best)}: is not the state of this run: {error}") from None
-        return evaluate(start.run, start.data, start.manifest, start.recipe.cache)
+        export_keras(start.run, model)
+        finished = trained(start.recipe, model, f"{start.run.uri}/{MODEL}")
+        return evaluate(start.run, start.data, start.manifest, start.recipe.cache, trained=finished)
 
 
-def _train_all(start: Start, asked: StopRequest, report: Report) -> int:
-    """Train from the newest checkpoint, or from the start, to the end; the step of the best one."""
+def _train_all(start: Start, asked: StopRequest, report: Report) -> tuple[int, keras.Sequential]:
+    """Train from the newest checkpoint, or from the start, to the end; the step of the best one, and the model."""
     with start.strategy.scope():
         state = _build_state(start)
     position, arrays = first_position(start, digest(state.model.layers[0].weights))
     with closing(Progress(start, state, position, report)) as progress:
         _loop(start, state, progress, arrays, asked)
-        return progress.finish()
+        return progress.finish(), state.model
 
 
 def _loop(start: Start, state: TrainingState, progress: Progress, arrays: Arrays | None, asked: StopRequest) -> None:
@@ -74,7 +81,8 @@ def _loop(start: Start, state: TrainingState, progress: Progress, arrays: Arrays
     """
     # A snapshot belongs to the phase of the step that it was taken after.
     first, step = progress.position.step, max(progress.position.step - 1, 0)
-    phase = Phase(start, state, span_after(start.plan, step), first, progress.window)
+    predict = make_predict_step(start.strategy, state.model)  # of pictures, in whatever phase
+    phase = Phase(start, state, predict, span_after(start.plan, step), first, progress.window)
     if arrays is not None:
         try:
             state.restore(arrays)
@@ -97,7 +105,7 @@ def _loop(start: Start, state: TrainingState, progress: Progress, arrays: Arrays
                 break
             start.check()
             if step == phase.span.stop:
-                phase = Phase(start, state, span_after(start.plan, step), step, progress.window)
+                phase = Phase(start, state, predict, span_after(start.plan, step), step, progress.window)
                 progress.window.start_phase()
             batch = phase.next_batch()
             outcome = phase.take_step(batch, phase.span.learning_rate(step), step, agreement.asked())

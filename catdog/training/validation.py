@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import tensorflow as tf
 
 from catdog.evaluation.metrics import is_right
-from catdog.training.step import Batch
+from catdog.training.step import Batch, Predict
 
 Validate = Callable[[Callable[[], bool]], dict[str, float] | None]
 
@@ -14,7 +13,7 @@ Validate = Callable[[Callable[[], bool]], dict[str, float] | None]
 def make_validation(
     labels: np.ndarray,
     batches: Callable[[], Iterable[Batch]],
-    predict: Callable[[Batch], tuple[tf.Tensor, tf.Tensor]],
+    predict: Predict,
 ) -> Validate:
     """A function that gives the mean cross-entropy and the accuracy, or None as soon as its argument says to stop.
 

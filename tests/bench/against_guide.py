@@ -28,7 +28,7 @@ from catdog.storage import Bucket, open_bucket
 
 SIDE = 96
 RECIPE = Path(__file__).parents[2] / "job" / "recipes" / "photos.toml"
-WEIGHTS = Path(__file__).parents[2] / "catdog" / "weights" / "efficientnetb0-photos96.float16.weights.h5"
+WEIGHTS = Path(__file__).parents[2] / "catdog" / "weights" / "efficientnetb0-lite0.float16.weights.h5"
 GUIDE = Path(__file__).parent / "keras_guide.py"
 
 

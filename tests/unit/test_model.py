@@ -16,7 +16,7 @@ from catdog.errors import CallerError
 from catdog.model import BUNDLED, _official, build, logits, unfreeze
 from catdog.recipe import Model
 
-FULL, PHOTOS = SHARED / "weights" / "efficientnetb0-photos96.weights.h5", SHARED / "photos"
+FULL, PHOTOS = SHARED / "weights" / "efficientnetb0-lite0.weights.h5", SHARED / "photos"
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3)).astype(np.float32)
 
 
