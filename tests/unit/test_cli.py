@@ -433,13 +433,7 @@ def test_help_and_a_mistake_are_told_soon_for_nothing_heavy_is_imported(words, c
     done = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert time.monotonic() - began < within(10)  # 0.3 s where nothing else runs
-    assert told in done.stdout + done.stderr
-
-
-def test_help_names_every_command(capsys):
-    with pytest.raises(SystemExit):
-        cli.run(["--help"])
-    assert all(name in capsys.readouterr().out for name in cli.COMMANDS)
+    assert all(part in done.stdout + done.stderr for part in told)
 
 
 def test_the_version_is_told(capsys):
