@@ -1,6 +1,7 @@
 """The `catdog` command: parse, call, print."""
 
 import sys
+import time
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,13 +139,14 @@ class Train:
     """Fields of the recipe and their new values, filled in by `parse_command`."""
 
     def execute(self) -> int:
+        began = time.monotonic()
         recipe = load_recipe(self.recipe, [*self.settings, ("run.uri", self.run)])
         require_uris(recipe)
         require_data(recipe)
         import_tensorflow()
         from catdog.training.trainer import train
 
-        metrics = train(recipe)
+        metrics = train(recipe, began=began)
         if metrics is not None:
             print_evaluation(metrics)
             tell(f"report {recipe.run.uri}/{REPORT}")

@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -27,6 +28,7 @@ def work(config: dict[str, Any]) -> dict[str, Any] | Stopped | None:
 
     Gives what the trainer gives; a stop is not raised, for Ray would take it for a failure.
     """
+    began = time.monotonic()
     recipe = parse_recipe(config["recipe"].encode(), "recipe")
     context = ray_train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
@@ -43,7 +45,7 @@ def work(config: dict[str, Any]) -> dict[str, Any] | Stopped | None:
     reports = _Reports(recipe, rank)
     try:
         ended: dict[str, Any] | Stopped | None = train(
-            recipe, partial(stop_request, config["coordinator"]), reports.add
+            recipe, partial(stop_request, config["coordinator"]), reports.add, began
         )
     except Stopped as stopped:
         ended = stopped

@@ -30,8 +30,9 @@ class Progress:
     A step here is the number of steps that are done. To be closed at the end, however that comes.
     """
 
-    def __init__(self, start: Start, state: TrainingState, position: Position, report: Report) -> None:
+    def __init__(self, start: Start, state: TrainingState, position: Position, report: Report, began: float) -> None:
         self.position = position
+        self._began: float | None = began
         self._start = start
         self._state = state
         self._report = report
@@ -88,6 +89,9 @@ class Progress:
     def stepped(self, step: int, span: Span, outcome: Outcome) -> None:
         """Take in a step's outcome, and tell of the window that ends with it, if one does."""
         self.window.add(step, outcome)
+        if self._began is not None:
+            self._screen.say(f"first step after {time.monotonic() - self._began:.1f} s")
+            self._began = None
         self._screen.step(step, span.phase.name)
         if step % self._recipe.run.log_every == 0 or step % self._per_epoch == 0:
             self.window.take_all()

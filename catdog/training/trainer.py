@@ -1,6 +1,7 @@
 """The one loop: phases, steps, validation."""
 
 import signal
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from typing import Any
@@ -19,6 +20,7 @@ from catdog.training.checkpoint import Arrays
 from catdog.training.phase import Phase
 from catdog.training.progress import Progress, Report
 from catdog.training.schedule import span_after
+from catdog.training.screen import say
 from catdog.training.signals import StopRequest, listening
 from catdog.training.start import Start, first_position, started
 from catdog.training.state import TrainingState, exported_weights
@@ -30,24 +32,30 @@ Listen = Callable[[], AbstractContextManager[StopRequest]]
 
 
 def train(
-    recipe: Recipe, listen: Listen = listening, report: Report = lambda line, committed: None
+    recipe: Recipe,
+    listen: Listen = listening,
+    report: Report = lambda line, committed: None,
+    began: float | None = None,
 ) -> dict[str, Any] | None:
     """Run the recipe from its newest checkpoint, or from the start, to its evaluation on the test split.
 
     Called by each of the workers that TF_CONFIG names, it trains with all of them, and the first alone writes the run.
     Every worker listens for a request to stop, by default for SIGTERM and Ctrl-C, from when the group is together until
     training is done; and calls `report` with each line of metrics, and once more with the last when all is committed.
+    `began` is when the run did, of time.monotonic(), if that was before this call; the log tells how long it took to the
+    first step, and from the last one.
     Returns what evaluation/test/metrics.json then holds, but to the other workers None. Raises CallerError for what the
     caller can mend, RunError for a run that can't go on, and Stopped once it was asked to stop and the state is
     committed.
     """
+    began = time.monotonic() if began is None else began
     with started(recipe) as start:
         group = start.group
         with together(group.worker, group.workers), start.checkpoints:
             with listen() as asked:
                 if group.workers == 1:
                     asked.wake = start.cache.close
-                best, model = _train_all(start, asked, report)
+                best, model, over = _train_all(start, asked, report, began)
             if group.total(int(asked.signal is not None)):  # asked for after the last step was agreed on
                 raise Stopped(asked.signal or signal.SIGTERM, start.plan[-1].stop)
         if not start.lease:
@@ -60,17 +68,21 @@ def train(
             raise FinalError(f"{start.run.uri}/{state_name(best)}: is not the state of this run: {error}") from None
         export_keras(start.run, model)
         finished = trained(start.recipe, model, f"{start.run.uri}/{MODEL}")
-        return evaluate(start.run, start.data, start.manifest, start.recipe.cache, trained=finished)
+        metrics = evaluate(start.run, start.data, start.manifest, start.recipe.cache, trained=finished)
+        say(f"committed, exported and evaluated in {time.monotonic() - over:.1f} s")
+        return metrics
 
 
-def _train_all(start: Start, asked: StopRequest, report: Report) -> tuple[int, keras.Sequential]:
-    """Train from the newest checkpoint, or from the start, to the end; the step of the best one, and the model."""
+def _train_all(start: Start, asked: StopRequest, report: Report, began: float) -> tuple[int, keras.Sequential, float]:
+    """Train from the newest checkpoint, or from the start, to the end; the step of the best one, the model, and when the
+    last step was done."""
     with start.strategy.scope():
         state = _build_state(start)
     position, arrays = first_position(start, digest(state.model.layers[0].weights))
-    with closing(Progress(start, state, position, report)) as progress:
+    with closing(Progress(start, state, position, report, began)) as progress:
         _loop(start, state, progress, arrays, asked)
-        return progress.finish(), state.model
+        over = time.monotonic()
+        return progress.finish(), state.model, over
 
 
 def _loop(start: Start, state: TrainingState, progress: Progress, arrays: Arrays | None, asked: StopRequest) -> None:

@@ -38,7 +38,9 @@ def test_killed_in_each_phase_in_a_save_and_in_evaluation_it_ends_the_same(
         (lambda log: run.exists("model.keras"), signal.SIGKILL, -signal.SIGKILL),
     ]
     for reached, number, code in moments:
-        assert Process(small_recipe, run).stop_when(reached, number) == code
+        process = Process(small_recipe, run)
+        assert process.stop_when(reached, number) == code
+        assert re.search(r"first step after \d+\.\d s\n", process.log.read_text())
     assert not run.exists("report.html")
     log = Process(small_recipe, run).finish()
     assert f"going on from step {STEPS} of {STEPS}" in log
@@ -96,7 +98,8 @@ def test_a_shard_that_changes_during_the_run_ends_it_with_a_line_that_names_it(
 def test_started_again_when_all_is_done_it_only_evaluates(small_recipe: Path, undisturbed: Bucket) -> None:
     before = lines(undisturbed)
     log = Process(small_recipe, undisturbed).finish()
-    assert " train " not in log
+    assert " train " not in log and "first step" not in log
+    assert re.search(r"committed, exported and evaluated in \d+\.\d s\n", log)
     assert lines(undisturbed) == before
 
 
