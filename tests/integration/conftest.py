@@ -7,7 +7,8 @@ import pytest
 from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.storage import Bucket, open_bucket
-from tests.integration.processes import Process
+from tests.integration import small_backbone
+from tests.integration.processes import Process, light
 from tests.integration.small import RECIPE, draw_pictures
 
 
@@ -40,6 +41,28 @@ def undisturbed(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) ->
     run = open_bucket(str(tmp_path_factory.mktemp("undisturbed") / "run"))
     Process(small_recipe, run).finish()
     return run
+
+
+@pytest.fixture(scope="session")
+def light_recipe(tmp_path_factory: pytest.TempPathFactory, small_recipe: Path) -> Path:
+    """The recipe, as a backbone of one block takes it."""
+    path = tmp_path_factory.mktemp("recipe") / "light.toml"
+    path.write_text(small_recipe.read_text().replace("unfreeze = 2", "unfreeze = 1"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def light_run(light_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
+    """A run of it with a backbone of a few hundred weights, undisturbed from its start to its end."""
+    run = open_bucket(str(tmp_path_factory.mktemp("light") / "run"))
+    Process(light_recipe, run, command=light()).finish()
+    return run
+
+
+@pytest.fixture
+def light_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, too, a model has that backbone."""
+    monkeypatch.setattr("catdog.model._backbone", small_backbone.backbone)
 
 
 @pytest.fixture

@@ -85,6 +85,11 @@ class TfConfigGroup:
         return self.logs[worker].read_text()
 
 
+def light(stop_at: int = 0, seconds: float = 0.0) -> tuple[str, ...]:
+    """A command that trains a backbone of a few hundred weights, asked to stop at a step; each takes so many seconds more."""
+    return (sys.executable, "-m", "tests.integration.small_backbone", str(stop_at), str(seconds), "train")
+
+
 def past(step: int) -> Callable[[str], bool]:
     """The run has shown a line of metrics at or after a step."""
     return lambda log: any(f"step {n}/{STEPS} " in log for n in range(step, STEPS + 1))

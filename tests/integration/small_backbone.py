@@ -1,10 +1,12 @@
 """`catdog` with a backbone of a few hundred weights, so that a run with its state can be kept among the tests.
 
-Usage: python -m tests.integration.small_backbone STEP train RECIPE ...; at that step it is asked to stop, 0 is none.
+Usage: python -m tests.integration.small_backbone STEP SECONDS train RECIPE ...; at that step it is asked to stop, 0 is
+none; each step takes so many seconds more.
 """
 
 import signal
 import sys
+import time
 
 import keras
 
@@ -21,11 +23,12 @@ def backbone(settings: object, side: int) -> keras.Model:
     return keras.Model(images, keras.layers.Activation("swish", name="block1a_activation")(x))
 
 
-def stopped_at(last: int) -> None:
+def stopped_at(last: int, seconds: float = 0.0) -> None:
     add = RunningMetrics.add
 
     def add_and_stop(window: RunningMetrics, step: int, outcome: dict) -> None:
         add(window, step, outcome)
+        time.sleep(seconds)
         if step == last:
             signal.raise_signal(signal.SIGTERM)
 
@@ -35,5 +38,5 @@ def stopped_at(last: int) -> None:
 if __name__ == "__main__":
     model._backbone = backbone  # type: ignore[assignment]
     start.require_weights = lambda settings: None  # type: ignore[attr-defined]  # which names a file that nobody needs
-    stopped_at(int(sys.argv[1]))
-    sys.exit(cli.run(sys.argv[2:]))
+    stopped_at(int(sys.argv[1]), float(sys.argv[2]))
+    sys.exit(cli.run(sys.argv[3:]))

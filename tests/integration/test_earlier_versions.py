@@ -29,7 +29,7 @@ def run(tmp_path: Path) -> Path:
 
 def train(run: Path, *settings: str, stop_at: int = 0, catdog: Path = ROOT) -> tuple[int, str]:
     """The command that began the run, with the catdog of a checkout; its exit code, and what it tells."""
-    program = [sys.executable, "-m", "tests.integration.small_backbone", str(stop_at)]
+    program = [sys.executable, "-m", "tests.integration.small_backbone", str(stop_at), "0"]
     words = ["train", str(KEPT / "recipe.toml"), "--data.uri", str(KEPT / "data"), "--run", str(run), *settings]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(catdog)}
     done = subprocess.run([*program, *words], cwd=catdog, env=environment, capture_output=True, text=True, check=False)

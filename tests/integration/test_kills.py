@@ -17,14 +17,13 @@ import pytest
 
 from catdog.runs.folder import MODEL, evaluation
 from catdog.storage import Bucket, Folder, open_bucket
-from tests.integration.processes import STEPS, Process, assert_same, past
+from tests.integration.processes import STEPS, Process, assert_same, light, past
 from tests.integration.small import RECIPE
 from tests.pace import within
 from tests.stand_ins.fake_store import FakeStore
 
 pytestmark = pytest.mark.kills
 
-SMALL = (sys.executable, "-m", "tests.integration.small_backbone", "0", "train")
 PREPARE = ("--side", "64", "--shards", "4", "--reuse")
 CHAINS, SINGLE = 5, 6
 """Runs that are killed in each stage of theirs, and kills of prepare and of pull, in each of the two places."""
@@ -67,7 +66,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, small_data: Bucket) -> Path
 def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
     """The run that nobody disturbed."""
     run = open_bucket(str(tmp_path_factory.mktemp("whole") / "run"))
-    Process(recipe, run, command=SMALL).finish()
+    Process(recipe, run, command=light()).finish()
     return run
 
 
@@ -97,10 +96,10 @@ def test_a_run_that_is_killed_in_each_of_its_stages_ends_the_same(
     for chain in range(CHAINS):
         run = new_bucket(f"run-{chain}")
         for stage, soon, reached in stages(run, store, chance):
-            while not killed(Process(recipe, run, command=SMALL), reached, chance.uniform(0, soon)):
+            while not killed(Process(recipe, run, command=light()), reached, chance.uniform(0, soon)):
                 assert stage in ("evaluation", "report"), f"{stage}: the run ended before"
             table[stage, place] += 1
-        Process(recipe, run, command=SMALL).finish()
+        Process(recipe, run, command=light()).finish()
         assert_same(run, whole)
         assert run.list() == whole.list(), "no more and no fewer files"
         left = list(Path(run.uri).rglob(".part-*")) if isinstance(run, Folder) else []

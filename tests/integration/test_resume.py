@@ -18,7 +18,7 @@ from catdog.runs.folder import Position, read_commit
 from catdog.runs.pull import pull
 from catdog.storage import Bucket, Folder
 from catdog.training.checkpoint import Checkpoints
-from tests.integration.processes import STEPS, Process, assert_same, lines, past
+from tests.integration.processes import STEPS, Process, assert_same, light, lines, past
 from tests.pace import within
 
 
@@ -48,18 +48,8 @@ def test_killed_in_each_phase_in_a_save_and_in_evaluation_it_ends_the_same(
     assert_same(run, undisturbed)
 
 
-STOPPED = """
-import sys
-from catdog import cli
-from tests.integration.small_backbone import stopped_at
-stopped_at({step})
-sys.exit(cli.run(["train", *sys.argv[1:]]))
-"""
-"""A run that is asked to stop in a step."""
-
-
 def test_stopped_in_an_epochs_last_step_it_ends_with_the_commits_of_a_run_that_was_not(
-    small_recipe: Path, undisturbed: Bucket, tmp_path: Path
+    light_recipe: Path, light_run: Bucket, tmp_path: Path
 ) -> None:
     run = Folder(str(tmp_path / "run"))
 
@@ -67,12 +57,12 @@ def test_stopped_in_an_epochs_last_step_it_ends_with_the_commits_of_a_run_that_w
         return replace(read_commit(bucket, step).position, recipe={})  # which tells where the run lies
 
     for step in (20, STEPS):
-        process = Process(small_recipe, run, command=(sys.executable, "-c", STOPPED.format(step=step)))
+        process = Process(light_recipe, run, command=light(stop_at=step))
         assert process.process.wait(within(300)) == 143, process.log.read_text()
         assert position(run, step).validated == step - 10
-    Process(small_recipe, run).finish()
-    assert_same(run, undisturbed)
-    assert position(run, STEPS) == position(undisturbed, STEPS)
+    Process(light_recipe, run, command=light()).finish()
+    assert_same(run, light_run)
+    assert position(run, STEPS) == position(light_run, STEPS)
     best = position(run, STEPS).best_step
     pulled = pull(run, Folder(str(tmp_path / "pulled")), "best")
     assert pulled.step == pulled.best == position(run, best).best_step == best
@@ -80,11 +70,11 @@ def test_stopped_in_an_epochs_last_step_it_ends_with_the_commits_of_a_run_that_w
 
 @pytest.mark.parametrize("change", ["another", "flipped"])
 def test_a_shard_that_changes_during_the_run_ends_it_with_a_line_that_names_it(
-    small_recipe: Path, small_data: Bucket, tmp_path: Path, change: str
+    light_recipe: Path, small_data: Bucket, tmp_path: Path, change: str
 ) -> None:
     data = Folder(str(shutil.copytree(small_data.uri, tmp_path / "data")))
     run, names = Folder(str(tmp_path / "run")), [shard.name for shard in load_manifest(data).split("train")]
-    process = Process(small_recipe, run, "--data.uri", data.uri)
+    process = Process(light_recipe, run, "--data.uri", data.uri, command=light(seconds=0.2))
     process.wait_until(past(2))
     contents = [data.read(name) for name in names]
     changed = [content[:-9] + bytes([content[-9] ^ 4]) + content[-8:] for content in contents]
@@ -95,12 +85,12 @@ def test_a_shard_that_changes_during_the_run_ends_it_with_a_line_that_names_it(
     assert re.match(rf"catdog: failed: {data.uri}/train-\S+\.tfrecord: was written anew while", told)
 
 
-def test_started_again_when_all_is_done_it_only_evaluates(small_recipe: Path, undisturbed: Bucket) -> None:
-    before = lines(undisturbed)
-    log = Process(small_recipe, undisturbed).finish()
+def test_started_again_when_all_is_done_it_only_evaluates(light_recipe: Path, light_run: Bucket) -> None:
+    before = lines(light_run)
+    log = Process(light_recipe, light_run, command=light()).finish()
     assert " train " not in log and "first step" not in log
     assert re.search(r"committed, exported and evaluated in \d+\.\d s\n", log)
-    assert lines(undisturbed) == before
+    assert lines(light_run) == before
 
 
 def test_the_model_of_a_run_opens_with_plain_keras_and_answers_as_evaluated(undisturbed: Bucket) -> None:
@@ -122,17 +112,17 @@ print(model.predict(numpy.zeros((1, 32, 32, 3)), verbose=0).shape, model.dtype_p
     ],
 )
 def test_a_run_is_not_continued_with_another_recipe(
-    small_recipe: Path, undisturbed: Bucket, settings: list[str], named: str
+    light_recipe: Path, light_run: Bucket, settings: list[str], named: str
 ) -> None:
-    process = Process(small_recipe, undisturbed, *settings)
+    process = Process(light_recipe, light_run, *settings, command=light())
     assert process.process.wait(120) == 2
     error = process.log.read_text().strip().splitlines()
     assert len(error) == 1
     assert named in error[0]
 
 
-def test_metrics_hold_each_step_once(undisturbed: Bucket) -> None:
-    steps = [(step, split) for step, _, split, _, _ in lines(undisturbed)]
+def test_metrics_hold_each_step_once(light_run: Bucket) -> None:
+    steps = [(step, split) for step, _, split, _, _ in lines(light_run)]
     assert steps == [
         entry
         for step in range(2, STEPS + 1, 2)
@@ -140,19 +130,19 @@ def test_metrics_hold_each_step_once(undisturbed: Bucket) -> None:
     ]
 
 
-def test_the_newest_checkpoints_and_what_was_best_at_each_are_kept(undisturbed: Bucket) -> None:
-    losses = {step: loss for step, _, split, loss, _ in lines(undisturbed) if split == "val"}
+def test_the_newest_checkpoints_and_what_was_best_at_each_are_kept(light_run: Bucket) -> None:
+    losses = {step: loss for step, _, split, loss, _ in lines(light_run) if split == "val"}
     best = {end: min((s for s in losses if s <= end), key=lambda step: (losses[step], step)) for end in (39, 40)}
-    steps = Checkpoints(undisturbed, keep=2).steps()
+    steps = Checkpoints(light_run, keep=2).steps()
     assert steps == sorted({39, 40, *best.values()})
     assert np.isfinite(list(losses.values())).all()
 
 
 def test_a_pulled_run_goes_on_from_its_checkpoint_and_ends_the_same(
-    small_recipe: Path, undisturbed: Bucket, tmp_path: Path
+    light_recipe: Path, light_run: Bucket, tmp_path: Path
 ) -> None:
     folder = Folder(str(tmp_path / "pulled"))
-    pull(undisturbed, folder, str(STEPS - 1))
-    log = Process(small_recipe, folder).finish()
+    pull(light_run, folder, str(STEPS - 1))
+    log = Process(light_recipe, folder, command=light()).finish()
     assert f"going on from step {STEPS - 1} of {STEPS}" in log
-    assert_same(folder, undisturbed)
+    assert_same(folder, light_run)

@@ -24,7 +24,7 @@ from catdog.storage import Bucket, crc32c, google, open_bucket
 from catdog.training import trainer
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.trainer import train
-from tests.integration.processes import STEPS, Process, assert_same, past
+from tests.integration.processes import STEPS, Process, assert_same, light, past
 from tests.pace import within
 from tests.stand_ins.fake_store import FakeStore, Fault
 
@@ -42,24 +42,21 @@ def run() -> Bucket:
     return open_bucket("gs://bucket/runs/small")
 
 
+def on_the_store(recipe: Path, folder: Path) -> Recipe:
+    """A recipe on the store's data, with a cache of its own."""
+    settings = [("data.uri", "gs://bucket/data"), ("cache.folder", str(folder / "cache"))]
+    return override(load_recipe(recipe), [*settings, ("storage.patience", str(within(20)))])
+
+
 @pytest.fixture
-def recipe_file(small_recipe: Path, tmp_path: Path) -> Path:
-    """The small recipe on the store's data, with a cache of its own."""
-    recipe = override(
-        load_recipe(small_recipe),
-        [
-            ("data.uri", "gs://bucket/data"),
-            ("cache.folder", str(tmp_path / "cache")),
-            ("storage.patience", str(within(20))),
-        ],
-    )
+def recipe_file(light_recipe: Path, tmp_path: Path) -> Path:
     path = tmp_path / "recipe.toml"
-    path.write_text(to_toml(recipe))
+    path.write_text(to_toml(on_the_store(light_recipe, tmp_path)))
     return path
 
 
 @pytest.fixture
-def recipe(recipe_file: Path, run: Bucket) -> Recipe:
+def recipe(recipe_file: Path, run: Bucket, light_backbone: None) -> Recipe:
     return override(load_recipe(recipe_file), [("run.uri", run.uri)])
 
 
@@ -104,18 +101,23 @@ BURSTS = [
 
 
 def test_through_a_store_that_misbehaves_a_run_ends_as_one_in_a_folder(
-    store: FakeStore, recipe: Recipe, run: Bucket, undisturbed: Bucket, monkeypatch: pytest.MonkeyPatch
+    store: FakeStore,
+    small_recipe: Path,
+    run: Bucket,
+    undisturbed: Bucket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(google, "SLOWEST", 10_000_000)  # else what stalls or trickles is waited for as on a slow line
     store.faults.add(*BURSTS)
-    train(recipe)
+    train(override(on_the_store(small_recipe, tmp_path), [("run.uri", run.uri)]))
     assert store.faults.left == []
     assert_same(run, undisturbed)
     assert {"model.keras", "report.html", "tensorboard/events.out.tfevents"} <= set(run.list())
 
 
 def test_killed_in_an_upload_and_started_again_it_ends_as_one_in_a_folder(
-    store: FakeStore, recipe_file: Path, run: Bucket, undisturbed: Bucket
+    store: FakeStore, recipe_file: Path, run: Bucket, light_run: Bucket
 ) -> None:
     def uploads(name: str, times: int) -> bool:
         return store.count("upload", name) >= times
@@ -123,28 +125,28 @@ def test_killed_in_an_upload_and_started_again_it_ends_as_one_in_a_folder(
     for name in ("step-00000009/state.npz", "step-00000018/COMMITTED.json"):
         # The bytes have arrived and the answer has not when the process is killed.
         store.faults.add(Fault("upload", "stall", name=name, seconds=within(60)))
-        process = Process(recipe_file, run)
+        process = Process(recipe_file, run, command=light())
         assert process.stop_when(lambda _, name=name: uploads(name, 1), signal.SIGKILL) == -signal.SIGKILL
-    log = Process(recipe_file, run).finish()
+    log = Process(recipe_file, run, command=light()).finish()
     assert "going on from step" in log
-    assert_same(run, undisturbed)
+    assert_same(run, light_run)
 
 
 @pytest.mark.slow
 def test_a_second_job_on_the_same_run_is_refused_while_the_first_is_alive(
-    store: FakeStore, recipe_file: Path, run: Bucket, undisturbed: Bucket
+    store: FakeStore, recipe_file: Path, run: Bucket, light_run: Bucket
 ) -> None:
-    first = Process(recipe_file, run)
+    first = Process(recipe_file, run, command=light(seconds=within(0.5)))
     first.wait_until(past(2))
-    second = Process(recipe_file, run)
+    second = Process(recipe_file, run, command=light())
     assert second.process.wait(within(120)) == 2, second.log.read_text()
     assert f"{run.uri}: is being trained by process {first.process.pid}" in second.log.read_text()
     first.finish()
-    assert_same(run, undisturbed)
+    assert_same(run, light_run)
 
 
 def test_while_the_store_is_away_training_goes_on_and_all_is_saved_once_it_is_back(
-    store: FakeStore, recipe: Recipe, run: Bucket, undisturbed: Bucket, monkeypatch: pytest.MonkeyPatch
+    store: FakeStore, recipe: Recipe, run: Bucket, light_run: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("catdog.training.checkpoint.PATIENCE", 0.2)
     steps_while_away: list[int] = []
@@ -158,15 +160,15 @@ def test_while_the_store_is_away_training_goes_on_and_all_is_saved_once_it_is_ba
     monkeypatch.setattr("catdog.training.screen.Screen.step", watch)
     train(recipe)
     assert steps_while_away == list(range(away_at, back_at))
-    assert_same(run, undisturbed)
+    assert_same(run, light_run)
 
 
 def test_a_run_that_waits_for_shards_stops_at_once_when_it_is_told_to(
-    store: FakeStore, recipe_file: Path, run: Bucket, undisturbed: Bucket
+    store: FakeStore, recipe_file: Path, run: Bucket, light_run: Bucket
 ) -> None:
     for split, step in (("train", 0), ("val", 10)):
         store.faults.add(Fault("download", "status", name=f"{split}-00000", times=None))
-        process = Process(recipe_file, run)
+        process = Process(recipe_file, run, command=light())
         process.wait_until(lambda log, step=step: "40 steps" in log if step == 0 else past(step)(log))
         process.wait_until(lambda _, split=split: store.count("download", f"{split}-00000") > 2)
         began = time.monotonic()
@@ -175,15 +177,15 @@ def test_a_run_that_waits_for_shards_stops_at_once_when_it_is_told_to(
         assert time.monotonic() - began < within(10)
         assert f"stopped by SIGTERM at step {step}, which is committed" in process.log.read_text()
         store.faults.clear()
-    assert "going on from step 10" in Process(recipe_file, run).finish()
-    assert_same(run, undisturbed)
+    assert "going on from step 10" in Process(recipe_file, run, command=light()).finish()
+    assert_same(run, light_run)
 
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_ends_a_run_at_once_while_the_store_is_away(
-    store: FakeStore, recipe_file: Path, run: Bucket, undisturbed: Bucket
+    store: FakeStore, recipe_file: Path, run: Bucket, light_run: Bucket
 ) -> None:
-    process = Process(recipe_file, run, "--storage.patience", "600")
+    process = Process(recipe_file, run, "--storage.patience", "600", command=light(seconds=0.1))
     process.wait_until(past(12))
     store.down = True
     process.process.send_signal(signal.SIGINT)
@@ -191,12 +193,12 @@ def test_a_second_ctrl_c_ends_a_run_at_once_while_the_store_is_away(
     process.process.send_signal(signal.SIGINT)
     assert process.process.wait(within(10)) == 128 + signal.SIGINT
     store.down = False
-    assert "going on from step" in Process(recipe_file, run).finish()
-    assert_same(run, undisturbed)
+    assert "going on from step" in Process(recipe_file, run, command=light()).finish()
+    assert_same(run, light_run)
 
 
 def test_stopped_while_a_phase_waits_for_its_first_shards_it_goes_on_from_the_state_of_the_phase_before(
-    recipe: Recipe, run: Bucket, undisturbed: Bucket, store: FakeStore, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, run: Bucket, light_run: Bucket, store: FakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late, commit = threading.Event(), Checkpoints._commit
 
@@ -205,8 +207,8 @@ def test_stopped_while_a_phase_waits_for_its_first_shards_it_goes_on_from_the_st
         commit(self, snapshot)
 
     class StoppedPhase(trainer.Phase):
-        def __init__(self, start, state, span, step, window):
-            super().__init__(start, state, span, step, window)
+        def __init__(self, start, state, predict, span, step, window):
+            super().__init__(start, state, predict, span, step, window)
             if step == 20:
                 self._batches = stopped()
 
@@ -223,7 +225,7 @@ def test_stopped_while_a_phase_waits_for_its_first_shards_it_goes_on_from_the_st
         with pytest.raises(Stopped, match="at step 20, which is committed"):
             train(recipe)
     train(recipe)
-    assert_same(run, undisturbed)
+    assert_same(run, light_run)
 
 
 @pytest.mark.parametrize("largest", [1 << 20, 1000], ids=["as a whole", "in ranges"])
@@ -249,9 +251,9 @@ def test_a_closed_cache_gives_up_what_it_fetches_from_a_store_that_is_away(
 
 
 def test_past_its_patience_a_run_stops_with_all_that_was_committed_and_goes_on_later(
-    store: FakeStore, recipe_file: Path, run: Bucket, undisturbed: Bucket
+    store: FakeStore, recipe_file: Path, run: Bucket, light_run: Bucket
 ) -> None:
-    process = Process(recipe_file, run, "--storage.patience", "2")
+    process = Process(recipe_file, run, "--storage.patience", "2", command=light(seconds=0.1))
     process.wait_until(lambda _: store.count("upload", r"step-00000012/COMMITTED\.json") > 0)
     store.down = True
     began = time.monotonic()
@@ -266,9 +268,9 @@ def test_past_its_patience_a_run_stops_with_all_that_was_committed_and_goes_on_l
     assert 10 <= max(committed) < STEPS
     for step in committed:
         checkpoints.restore(step)
-    log = Process(recipe_file, run).finish()
+    log = Process(recipe_file, run, command=light()).finish()
     assert f"going on from step {max(committed)} of {STEPS}" in log
-    assert_same(run, undisturbed)
+    assert_same(run, light_run)
 
 
 def test_a_bucket_that_may_not_be_written_is_told_before_the_first_step(store: FakeStore, recipe: Recipe) -> None:

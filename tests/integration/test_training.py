@@ -29,7 +29,13 @@ from catdog.training.trainer import train
 
 
 @pytest.fixture
-def recipe(small_recipe: Path, tmp_path: Path) -> Recipe:
+def recipe(light_recipe: Path, light_backbone: None, tmp_path: Path) -> Recipe:
+    return changed(load_recipe(light_recipe), {"run.uri": str(tmp_path / "run")})
+
+
+@pytest.fixture
+def full(small_recipe: Path, tmp_path: Path) -> Recipe:
+    """The recipe of EfficientNetB0."""
     return changed(load_recipe(small_recipe), {"run.uri": str(tmp_path / "run")})
 
 
@@ -50,18 +56,16 @@ def newest(run: str) -> dict[str, np.ndarray]:
     return checkpoints.restore(max(checkpoints.steps()))[1]
 
 
-@pytest.fixture(scope="module")
-def alone(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture
+def alone(light_run: Bucket) -> str:
     """A run of the recipe on one replica from its start to its end."""
-    uri = str(tmp_path_factory.mktemp("alone") / "run")
-    train(changed(load_recipe(small_recipe), {"run.uri": uri}))
-    return uri
+    return light_run.uri
 
 
-def test_two_replicas_end_at_the_loss_of_one(recipe: Recipe, alone: str) -> None:
-    train(changed(recipe, {"run.strategy": "cpu:2"}))
-    assert losses(recipe.run.uri) == pytest.approx(losses(alone), abs=1e-3)
-    assert losses(recipe.run.uri, "train") == pytest.approx(losses(alone, "train"), abs=1e-3)
+def test_two_replicas_end_at_the_loss_of_one(full: Recipe, undisturbed: Bucket) -> None:
+    train(changed(full, {"run.strategy": "cpu:2"}))
+    assert losses(full.run.uri) == pytest.approx(losses(undisturbed.uri), abs=1e-3)
+    assert losses(full.run.uri, "train") == pytest.approx(losses(undisturbed.uri, "train"), abs=1e-3)
 
 
 def test_a_run_begun_on_one_replica_goes_on_with_two(
@@ -159,10 +163,10 @@ def test_a_folder_of_something_else_is_refused_before_anything_is_touched(recipe
     assert path.read_text() == "{}" and [*Path(recipe.run.uri).rglob("*.*")] == [path]
 
 
-def test_a_recipe_that_was_written_by_hand_is_not_replaced(recipe: Recipe, small_recipe: Path) -> None:
+def test_a_recipe_that_was_written_by_hand_is_not_replaced(recipe: Recipe, light_recipe: Path) -> None:
     there = Path(recipe.run.uri) / "recipe.toml"
     there.parent.mkdir()
-    shutil.copy(small_recipe, there)
+    shutil.copy(light_recipe, there)
     refused(recipe, "was written by hand")
     there.write_text(tomli_w.dumps(tomllib.loads(there.read_text())))  # with nothing that a program would not write
     refused(recipe, "was written by hand")
@@ -204,9 +208,9 @@ def test_a_class_missing_from_a_held_out_split_is_told_when_a_run_begins(
     assert "warning: the val split holds no dog: " in told and "warning: the test split holds no dog: " in told
 
 
-def test_training_from_scratch_updates_batch_norm_and_lowers_the_loss(recipe: Recipe) -> None:
-    scratch = changed(recipe, {"model.weights": "none", "phases.1.unfreeze": "all", "phases.0.unfreeze": "all"})
-    scratch = changed(scratch, {"phases.0.epochs": 1, "phases.1.epochs": 1})
+def test_training_from_scratch_updates_batch_norm_and_lowers_the_loss(full: Recipe) -> None:
+    scratch = replace(full, phases=full.phases[:1])
+    scratch = changed(scratch, {"model.weights": "none", "phases.0.unfreeze": "all"})
     train(scratch)
     names = [weight.path for weight in keras.models.load_model(f"{scratch.run.uri}/model.keras").weights]
     stem = next(index for index, name in enumerate(names) if name.endswith("stem_bn/moving_mean"))
@@ -256,13 +260,13 @@ def cat_recall(run: str) -> float:
 
 
 @pytest.mark.slow
-def test_each_way_to_balance_raises_the_recall_of_the_rarer_class(recipe: Recipe, thinned: Bucket) -> None:
+def test_each_way_to_balance_raises_the_recall_of_the_rarer_class(full: Recipe, thinned: Bucket) -> None:
     recalls = {}
     for balance in ("none", "class_weight", "oversample", "focal"):
-        uri = f"{recipe.run.uri}-{balance}"
+        uri = f"{full.run.uri}-{balance}"
         settings = {"data.uri": thinned.uri, "run.uri": uri, "loss.balance": balance, "data.side": 64}
         settings |= {"phases.0.epochs": 8, "phases.1.epochs": 1, "phases.1.unfreeze": "none"}
-        train(changed(recipe, settings))
+        train(changed(full, settings))
         recalls[balance] = cat_recall(uri)
     assert all(recalls[balance] > recalls["none"] for balance in ("class_weight", "oversample", "focal")), recalls
 
@@ -276,11 +280,11 @@ def test_each_way_to_balance_raises_the_recall_of_the_rarer_class(recipe: Recipe
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_step(
-    recipe: Recipe, settings: dict[str, object], told: str
+    full: Recipe, settings: dict[str, object], told: str
 ) -> None:
     with pytest.raises(CallerError, match=told):
-        train(changed(recipe, settings))
-    assert not (Path(recipe.run.uri) / "checkpoints").exists()
+        train(changed(full, settings))
+    assert not (Path(full.run.uri) / "checkpoints").exists()
 
 
 def test_a_damaged_shard_is_named_before_the_first_step(recipe: Recipe, small_data: Bucket, tmp_path: Path) -> None:
