@@ -16,6 +16,7 @@ from infra.folder_lock import Refused
 
 RATE, WEIGHT_DECAY, CLIP = 7e-4, 1e-4, 10.0
 
+_MOMENTUM = 0.9  # of BatchNorm's statistics, which so follow the change of activations in a short training too
 _SMALLEST_WINDOW = 120 / 176  # of the photo's side
 _BRIGHTNESS, _COLOUR = 0.2, 0.1  # most by which all channels, and each of them, are scaled up or down
 _MEASURED = 500  # photos
@@ -74,8 +75,11 @@ def seen(photos: tf.Tensor, boxes: tf.Tensor, factors: tf.Tensor, side: int) -> 
     return tf.clip_by_value(crops * factors, 0.0, 255.0)
 
 
+_IMAGES, _FEATURES = tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, None])
+
+
 class Pair:
-    """Teacher and student, and how far apart they are."""
+    """Teacher and student, and how far apart they are on images, float32 [n, side, side, 3] in 0..255, of any side."""
 
     def __init__(self, lite0: Mapping[str, np.ndarray], photos: np.ndarray, settings: Settings) -> None:
         """Raises Refused where the tensors of Lite0 are not those that fit."""
@@ -85,60 +89,56 @@ class Pair:
         weights = mapping.to_b0(lite0, network.shapes(self.student))
         for model in (self.teacher, self.student):
             network.assign(model, weights)
+        for layer in self.student.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.momentum = _MOMENTUM
         self.kernel, self.bias = mapping.head(lite0, self.student.output_shape[-1])
         self.optimizer = keras.optimizers.AdamW(RATE, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP)
         self.optimizer.build(self.student.trainable_variables)
-        self.settings = settings
-        self.measured = photos[:: math.ceil(len(photos) / _MEASURED)]
-        features = np.concatenate([self._taught(*batch).numpy() for batch in self._whole()])
-        spread = features.std(axis=0)
+        self.sides = settings.sides
+        measured = photos[:: math.ceil(len(photos) / _MEASURED)]
+        self.measured = [measured[start:][: settings.batch] for start in range(0, len(measured), settings.batch)]
+        self.aims = [self.taught(tf.image.resize(batch, [settings.teacher_side] * 2)) for batch in self.measured]
+        spread = np.std(np.concatenate(self.aims), axis=0)
         self.spread = np.maximum(spread, 0.1 * spread.mean())  # some features are all but constant on such photos
 
     def _activation(self, inputs: tf.Tensor) -> tf.Tensor:
         return self.share * tf.nn.relu6(inputs) + (1 - self.share) * tf.nn.silu(inputs)
 
-    def _whole(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Photos to measure on, in batches, as `seen` takes them: unchanged."""
-        size = self.settings.batch
-        batches = [self.measured[start : start + size] for start in range(0, len(self.measured), size)]
-        return [
-            (
-                photos,
-                np.tile(np.array([0, 0, 1, 1], np.float32), (len(photos), 1)),
-                np.ones((len(photos), 1, 1, 3), np.float32),
-            )
-            for photos in batches
-        ]
+    @tf.function(input_signature=[_IMAGES])
+    def taught(self, images: tf.Tensor) -> tf.Tensor:
+        """The teacher's pooled features, float32 [n, features]."""
+        return _pooled(self.teacher(images, training=False))
 
-    @tf.function
-    def _taught(self, photos: tf.Tensor, boxes: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
-        """The teacher's pooled features."""
-        return _pooled(self.teacher(seen(photos, boxes, factors, self.settings.teacher_side), training=False))
+    @tf.function(input_signature=[_IMAGES, _FEATURES])
+    def apart(self, images: tf.Tensor, aim: tf.Tensor) -> tf.Tensor:
+        """The student's loss, whose features should be `aim`."""
+        return self._loss(_pooled(self.student(images, training=False)), aim)
 
-    @tf.function
-    def loss(self, photos: tf.Tensor, boxes: tf.Tensor, factors: tf.Tensor, side: int, *, training: bool) -> tf.Tensor:
-        """Mean squared difference of the pooled features in standard deviations, plus the divergence of their classes."""
-        aim = self._taught(photos, boxes, factors)
-        got = _pooled(self.student(seen(photos, boxes, factors, side), training=training))
+    @tf.function(input_signature=[_IMAGES, _FEATURES])
+    def step(self, images: tf.Tensor, aim: tf.Tensor) -> tf.Tensor:
+        """Train the student on a batch; its loss before that."""
+        variables = self.student.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = self._loss(_pooled(self.student(images, training=True)), aim)
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss
+
+    def _loss(self, got: tf.Tensor, aim: tf.Tensor) -> tf.Tensor:
+        """Mean squared difference of the features in standard deviations, plus the divergence of their classes."""
         difference = tf.reduce_mean(tf.square((got - aim) / self.spread))
         aimed, gotten = (tf.nn.log_softmax(features @ self.kernel + self.bias) for features in (aim, got))
         return difference + tf.reduce_mean(tf.reduce_sum(tf.exp(aimed) * (aimed - gotten), axis=-1))
 
-    @tf.function
-    def step(self, photos: tf.Tensor, boxes: tf.Tensor, factors: tf.Tensor, side: int) -> tf.Tensor:
-        """Train the student on a batch; its loss before that."""
-        variables = self.student.trainable_variables
-        with tf.GradientTape() as tape:
-            loss = self.loss(photos, boxes, factors, side, training=True)
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
-        return loss
-
-    def measure(self) -> float:
-        """The loss of B0 as it will be used, with swish, on whole photos, mean over the sides."""
-        self.share.assign(0.0)
-        batches = [(batch, side) for batch in self._whole() for side in self.settings.sides]
-        losses = [float(self.loss(*batch, side, training=False)) for batch, side in batches]
-        return float(np.average(losses, weights=[len(batch[0]) for batch, _ in batches]))
+    def measure(self, relu6: float = 0.0) -> float:
+        """The loss with such a share of relu6 on whole photos, mean over the sides; with none of it it is B0's as it is used."""
+        self.share.assign(relu6)
+        losses = [
+            len(batch) * float(self.apart(tf.image.resize(batch, [side, side]), aim))
+            for batch, aim in zip(self.measured, self.aims, strict=True)
+            for side in self.sides
+        ]
+        return sum(losses) / len(self.sides) / sum(map(len, self.measured))
 
 
 def distil(lite0: Mapping[str, np.ndarray], photos: np.ndarray, settings: Settings) -> tuple[keras.Model, Losses]:
@@ -160,17 +160,19 @@ def _train(pair: Pair, photos: np.ndarray, settings: Settings) -> list[float]:
             done = epoch * steps + number
             pair.share.assign(relu6_share(done / (settings.epochs * steps)))
             pair.optimizer.learning_rate.assign(rate(done / (settings.epochs * steps)))
-            chosen = photos[order[number * batch :][:batch]]
-            draws = windows(random, batch, photos.shape[1]), colours(random, batch)
-            losses.append(float(pair.step(chosen, *draws, settings.sides[done % len(settings.sides)])))
+            drawn = (
+                photos[order[number * batch :][:batch]],
+                windows(random, batch, photos.shape[1]),
+                colours(random, batch),
+            )
+            aim = pair.taught(seen(*drawn, settings.teacher_side))
+            losses.append(float(pair.step(seen(*drawn, settings.sides[done % len(settings.sides)]), aim)))
             if not math.isfinite(losses[-1]):
                 raise Refused(f"epoch {epoch + 1}, step {number + 1}: the loss is {losses[-1]}")
             if (number + 1) % _LINE_EVERY == 0 or number + 1 == steps:
                 recent = np.mean(losses[-_LINE_EVERY:])
-                print(
-                    f"epoch {epoch + 1} of {settings.epochs}, step {number + 1} of {steps}: loss {recent:.4f}",
-                    flush=True,
-                )
+                place = f"epoch {epoch + 1} of {settings.epochs}, step {number + 1} of {steps}"
+                print(f"{place}: loss {recent:.4f}", flush=True)
         means.append(float(np.mean(losses)))
     return means
 
