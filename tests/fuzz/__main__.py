@@ -46,6 +46,9 @@ from catdog.runs.listing import by_run
 from catdog.runs.metrics_file import best_epoch, epochs, kept_lines, parse_metrics, phases
 from catdog.storage import Folder, Stat, open_bucket
 from catdog.storage.lease import held
+from infra.backbone import lite0
+from infra.folder_lock import Refused
+from tests.unit.lite0_file import file_of
 
 LONGEST = 10.0
 """Seconds of the processor that an input may take; a seed more, for what its parser imports."""
@@ -463,6 +466,20 @@ def _zips() -> list[bytes]:
     return found
 
 
+def _lite0(content: bytes) -> None:
+    try:
+        lite0.read(_file("some.pth", content))
+    except Refused as error:
+        raise CallerError(str(error)) from None
+
+
+def _lite0_files() -> list[bytes]:
+    content, buffer = file_of({"a": np.zeros((2, 3), np.float32), "b": np.array(7)}), io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("some.pth", content)
+    return [content, buffer.getvalue()]
+
+
 def _state(content: bytes) -> None:
     from catdog.training.checkpoint import _arrays
 
@@ -611,6 +628,7 @@ PARSERS = {
     "example": Parser(_shard, _shards, _reframed(change_bytes)),
     "picture": Parser(_picture, _pictures, change_bytes),
     "zip": Parser(_zip, _zips, change_bytes),
+    "lite0": Parser(_lite0, _lite0_files, change_bytes),
     "uri": Parser(_uri, _seeds(b"bucket/runs", b"gs://bucket/a", b"/x/y"), change_bytes),
     "keep": Parser(_keep, _seeds(b"cat=0.3", b"cat=0.3\ndog=1"), change_bytes),
     "names": Parser(_names, _seeds(_NAMES), change_bytes),
