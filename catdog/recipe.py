@@ -285,7 +285,7 @@ class Cluster:
     start_timeout: float = 600.0
     """Seconds to wait until the cluster has room for the workers."""
     resize_every: float = 60.0
-    """Seconds between two looks at whether there is room for more workers."""
+    """Seconds between two looks at whether there is room for more workers, from the first steps on."""
 
     @property
     def bounds(self) -> tuple[int, int]:

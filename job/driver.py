@@ -86,6 +86,8 @@ def _attempt(recipe: Recipe, stop: StopRequest) -> dict[str, Any]:
             demand.renew(workers)
             if not growing and time.monotonic() - looked > recipe.cluster.resize_every:
                 looked = time.monotonic()
+                if not ray.get(coordinator.advanced.remote()):
+                    continue  # where hosts come and go, workers that start anew for each would never take a step
                 if more := min(free_workers(recipe.cluster), recipe.cluster.bounds[1] - workers):
                     _say(f"there is room for {more} more workers, which are taken in after a commit")
                     coordinator.ask_to_stop.remote(signal.SIGTERM)

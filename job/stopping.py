@@ -25,7 +25,7 @@ class Coordinator:
     """An actor on the driver's host, which the driver and all workers call."""
 
     def __init__(self) -> None:
-        self._begun = 0
+        self._begun, self._advanced = 0, False
         self._asked: asyncio.Future[int] = asyncio.Future()
 
     async def begin(self) -> None:
@@ -35,6 +35,14 @@ class Coordinator:
     async def begun(self) -> int:
         """Workers that have begun."""
         return self._begun
+
+    async def advance(self) -> None:
+        """The workers have taken a step."""
+        self._advanced = True
+
+    async def advanced(self) -> bool:
+        """Whether they have."""
+        return self._advanced
 
     async def ask_to_stop(self, number: int) -> None:
         if not self._asked.done():

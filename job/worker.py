@@ -42,7 +42,7 @@ def work(config: dict[str, Any]) -> dict[str, Any] | Stopped | None:
     import_tensorflow()
     from catdog.training.trainer import train
 
-    reports = _Reports(recipe, rank)
+    reports = _Reports(recipe, rank, config["coordinator"])
     try:
         ended: dict[str, Any] | Stopped | None = train(
             recipe, partial(stop_request, config["coordinator"]), reports.add, began
@@ -54,10 +54,12 @@ def work(config: dict[str, Any]) -> dict[str, Any] | Stopped | None:
 
 
 class _Reports:
-    """Tells Ray of validations and commits, in the background: a report waits for all workers, and takes seconds."""
+    """Tells Ray of validations and commits, in the background: a report waits for all workers, and takes seconds. The
+    driver is told once of the first steps."""
 
-    def __init__(self, recipe: Recipe, rank: int) -> None:
+    def __init__(self, recipe: Recipe, rank: int, coordinator: Any) -> None:
         self._chief = rank == 0
+        self._coordinator, self._advanced = coordinator, False
         self._tags = {"run": recipe.run.uri}
         self._gauges: dict[str, Gauge] = {}
         self._pool = ThreadPoolExecutor(1, "report")
@@ -67,6 +69,9 @@ class _Reports:
         """Show a line of metrics; of a validation Ray Train is told as well, with the last commit so far."""
         if self._chief:
             self._show(line)
+        if line["split"] == "train" and not self._advanced:
+            self._coordinator.advance.remote()
+            self._advanced = True
         if line["split"] == "val":
             self.finish()
             self._last = self._pool.submit(self._report, line, committed)

@@ -105,8 +105,13 @@ class Autoscaled:
         }
         provider = {"type": "fake_multinode", "gcs_address": self.address}
         provider |= dict.fromkeys(("use_node_id_as_ip", "disable_node_updaters", "disable_launch_config_check"), True)
-        config = {"cluster_name": "test", "max_workers": most, "idle_timeout_minutes": 0.1, "provider": provider}
-        config |= {"available_node_types": nodes, "head_node_type": "ray.head.default", "upscaling_speed": 1.0}
+        config = {"cluster_name": "test", "max_workers": most, "idle_timeout_minutes": within(20) / 60}
+        config |= {
+            "provider": provider,
+            "available_node_types": nodes,
+            "head_node_type": "ray.head.default",
+            "upscaling_speed": 1.0,
+        }
         config |= {"file_mounts": {}, "docker": {}, "auth": {}, "cluster_synced_files": []}
         config |= {f"{what}_commands": [] for what in ("setup", "initialization", "head_setup", "worker_setup")}
         config |= {"head_start_ray_commands": [], "worker_start_ray_commands": []}

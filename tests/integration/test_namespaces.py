@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from catdog.storage import Bucket, open_bucket
+from infra.ray_node import PATIENCE
 from tests.integration.processes import Process, assert_close, past
 from tests.pace import within
 
@@ -111,7 +112,7 @@ def cluster(hosts: tuple[Host, Host], tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def _wait(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + within(60)
+    deadline = time.monotonic() + PATIENCE
     while not reached():
         assert time.monotonic() < deadline
         time.sleep(0.2)
