@@ -83,8 +83,7 @@ def up(folder: Path, nodes: int, cpus: int, port: int) -> tuple[Cluster, bool]:
         cluster = Cluster(f"http://127.0.0.1:{dashboard}", temporary, [])
         _write(folder / STATE, json.dumps(asdict(cluster)))  # before the other files, which are known as ours by it
         _write(folder / TOKEN, secrets.token_hex(32))
-        # No server of Ray's client: after half a minute without the node it gives up, and the node with it.
-        head = ["--head", f"--port={gcs}", "--ray-client-server-port=0", f"--dashboard-port={dashboard}"]
+        head = ["--head", f"--port={gcs}", f"--dashboard-port={dashboard}"]
         # Ray opens the folder that it is given to everybody, so it is given one inside of that which is closed to them.
         head += ["--dashboard-host=127.0.0.1", f"--temp-dir={temporary}/ray"]
         # They have one folder of logs; each line of it would come to the driver as often as there are monitors of it.

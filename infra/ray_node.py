@@ -1,5 +1,7 @@
 """`ray start` for a machine that has other work too: what Ray gives half a minute to start may take PATIENCE.
 
+The server of Ray's client is not started: it has half a minute of its own, and takes the node with it when it gives up.
+
 Usage: python -m infra.ray_node start [OPTION ...], as of `ray`.
 """
 
@@ -39,6 +41,9 @@ def wait_longer() -> None:
 if __name__ == "__main__":
     os.environ.update(VARIABLES)  # before Ray is imported, which reads them then
     wait_longer()
+    from ray._private.node import Node
     from ray.scripts import scripts
+
+    Node.start_ray_client_server = lambda self: None  # type: ignore[method-assign]
 
     scripts.main()

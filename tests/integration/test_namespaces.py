@@ -102,7 +102,7 @@ def cluster(hosts: tuple[Host, Host], tmp_path: Path, monkeypatch: pytest.Monkey
     head.start("infra.bucket", "--host", HEAD, "--folder", str(tmp_path / "store"))
     # By default it takes Ray more than a minute to give up a host that has gone without a word.
     soon = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": f"{within(3) * 1000:.0f}"}
-    options = ("--node-ip-address", HEAD, "--port", "6379", "--ray-client-server-port", "0", *dashboard, *common)
+    options = ("--node-ip-address", HEAD, "--port", "6379", *dashboard, *common)
     head.start("infra.ray_node", "start", "--head", *options, **soon, RAY_health_check_failure_threshold="3")
     _wait(lambda: "Ray runtime started" in head.log("infra.ray_node").read_text())
     joining = ("--address", f"{HEAD}:6379", "--node-ip-address", OTHER, "--include-log-monitor", "false")
