@@ -114,7 +114,7 @@ print(model.predict(numpy.zeros((1, 32, 32, 3)), verbose=0).shape, model.dtype_p
 def test_a_run_is_not_continued_with_another_recipe(
     light_recipe: Path, light_run: Bucket, settings: list[str], named: str
 ) -> None:
-    process = Process(light_recipe, light_run, *settings, command=light())
+    process = Process(light_recipe, light_run, *settings)
     assert process.process.wait(120) == 2
     error = process.log.read_text().strip().splitlines()
     assert len(error) == 1
