@@ -42,15 +42,16 @@ def chance() -> random.Random:
 
 
 @pytest.fixture(scope="module")
-def table() -> Iterator[Counter[tuple[str, str]]]:
+def table(request: pytest.FixtureRequest) -> Iterator[Counter[tuple[str, str]]]:
     """How often each stage was killed in each place, printed at the end."""
     kills: Counter[tuple[str, str]] = Counter()
     yield kills
     stages = dict.fromkeys(stage for stage, _ in kills)
-    print("\n\nkills -9            folder   store", file=sys.__stdout__)
-    for stage in stages:
-        print(f"{stage:18}{kills[stage, 'folder']:8}{kills[stage, 'store']:8}", file=sys.__stdout__)
-    print(f"{'all':18}{sum(kills.values()):16}", file=sys.__stdout__)
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("\n\nkills -9            folder   store")
+        for stage in stages:
+            print(f"{stage:18}{kills[stage, 'folder']:8}{kills[stage, 'store']:8}")
+        print(f"{'all':18}{sum(kills.values()):16}")
 
 
 @pytest.fixture(scope="module")
