@@ -30,6 +30,7 @@ from catdog.training.running_metrics import RunningMetrics
 from catdog.training.schedule import Span
 from catdog.training.signals import StopRequest
 from catdog.training.start import Start
+from catdog.training.step import Predict
 from catdog.training.worker_group import WorkerGroup
 from tests.stand_ins.fake_store import FakeStore
 
@@ -135,7 +136,9 @@ class World:
 
 
 class FakePhase:
-    def __init__(self, start: Start, state: World, span: Span, step: int, window: RunningMetrics) -> None:
+    def __init__(
+        self, start: Start, state: World, predict: Predict, span: Span, step: int, window: RunningMetrics
+    ) -> None:
         self.span, self._state = span, state
 
     def next_batch(self) -> None:
@@ -178,7 +181,7 @@ def live(folder: str, plan: Plan, life: Life) -> int | None:
         recipe, newest = start_of_run._begin(run, plan.recipe, manifest, checkpoints, lease)
         order, group = SimpleNamespace(steps_per_epoch=PER_EPOCH), WorkerGroup(strategy)
         start = Start(recipe, run, None, manifest, order, None, None, None, group, checkpoints, lease, newest)
-        best = trainer._train_all(start, asked, lambda line, committed: None)
+        best, _, _ = trainer._train_all(start, asked, lambda line, committed: None, 0.0)
         assert int(checkpoints.restore(best)[1]["done"]) == best
         return best
     return None

@@ -35,7 +35,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
             group=SimpleNamespace(chief=False),
         )
         position = Position(step, validated, None, None, {}, "manifest")
-        return closed.enter_context(closing(Progress(start, None, position, lambda *_: None)))
+        return closed.enter_context(closing(Progress(start, None, position, lambda *_: None, 0.0)))
 
     with ExitStack() as closed:
         yield of
