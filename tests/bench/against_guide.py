@@ -31,7 +31,7 @@ PHASES = (
     {"name": "frozen", "learning_rate": 1e-3},
     {"name": "finetune", "learning_rate": 3e-5, "unfreeze": "all"},
 )
-"""As the guide has them; the rest is as in the recipe."""
+"""What meets the guide's two workflows; the rest is as in the recipe."""
 RECIPE = Path(__file__).parents[2] / "job" / "recipes" / "photos.toml"
 WEIGHTS = Path(__file__).parents[2] / "catdog" / "weights" / "efficientnetb0-lite0.float16.weights.h5"
 GUIDE = Path(__file__).parent / "keras_guide.py"

@@ -19,7 +19,6 @@ import pytest
 from catdog.runs.folder import MODEL, evaluation
 from catdog.storage import Bucket, Folder, open_bucket
 from tests.integration.processes import STEPS, Process, assert_same, light, past
-from tests.integration.small import RECIPE
 from tests.pace import within
 from tests.stand_ins.fake_store import FakeStore
 
@@ -54,24 +53,6 @@ def table(request: pytest.FixtureRequest) -> Iterator[Counter[tuple[str, str]]]:
         print(f"{'all':18}{sum(kills.values()):16}")
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, small_data: Bucket) -> Path:
-    """Trains a backbone of a few hundred weights."""
-    path = tmp_path_factory.mktemp("recipe") / "small.toml"
-    text = RECIPE.replace("[data]", f'[data]\nuri = "{small_data.uri}"')
-    text = text.replace("[model]", '[model]\nweights = "none.weights.h5"').replace("unfreeze = 2", 'unfreeze = "all"')
-    path.write_text(text)
-    return path
-
-
-@pytest.fixture(scope="module")
-def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
-    """The run that nobody disturbed."""
-    run = open_bucket(str(tmp_path_factory.mktemp("whole") / "run"))
-    Process(recipe, run, command=light()).finish()
-    return run
-
-
 @pytest.fixture(params=["folder", "store"])
 def place(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -93,8 +74,8 @@ def files(run: Bucket) -> list[str]:
 def test_a_run_that_is_killed_in_each_of_its_stages_ends_the_same(
     place: str,
     new_bucket: Callable[[str], Bucket],
-    recipe: Path,
-    whole: Bucket,
+    light_recipe: Path,
+    light_run: Bucket,
     chance: random.Random,
     table: Counter[tuple[str, str]],
     request: pytest.FixtureRequest,
@@ -103,12 +84,12 @@ def test_a_run_that_is_killed_in_each_of_its_stages_ends_the_same(
     for chain in range(CHAINS):
         run = new_bucket(f"run-{chain}")
         for stage, soon, reached in stages(run, store, chance):
-            while not killed(Process(recipe, run, command=light()), reached, chance.uniform(0, soon)):
+            while not killed(Process(light_recipe, run, command=light()), reached, chance.uniform(0, soon)):
                 assert stage in ("evaluation", "report"), f"{stage}: the run ended before"
             table[stage, place] += 1
-        Process(recipe, run, command=light()).finish()
-        assert_same(run, whole)
-        assert files(run) == files(whole), "no more and no fewer files"
+        Process(light_recipe, run, command=light()).finish()
+        assert_same(run, light_run)
+        assert files(run) == files(light_run), "no more and no fewer files"
         left = list(Path(run.uri).rglob(".part-*")) if isinstance(run, Folder) else []
         assert left == [], "nothing half written"
 
@@ -183,14 +164,14 @@ def test_a_data_set_whose_preparation_is_killed_ends_the_same(
 def test_a_pull_that_is_killed_and_given_again_brings_all(
     place: str,
     new_bucket: Callable[[str], Bucket],
-    whole: Bucket,
+    light_run: Bucket,
     tmp_path: Path,
     chance: random.Random,
     table: Counter[tuple[str, str]],
 ) -> None:
     run = new_bucket("run")
-    for name in whole.list():
-        run.write(name, whole.read(name))
+    for name in light_run.list():
+        run.write(name, light_run.read(name))
     undisturbed = Folder(str(tmp_path / "undisturbed"))
     began = time.monotonic()
     assert catdog(None, "pull", run.uri, undisturbed.uri) == 0
