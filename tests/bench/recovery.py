@@ -56,7 +56,9 @@ def _round(nodes: Nodes, recipe: Path, run: Path) -> dict[str, float]:
     bucket = open_bucket(str(run))
 
     def start() -> Job:
-        return Job(nodes.address, recipe, bucket, "--workers", "2", "--cluster.max_failures", "9", pause=PAUSE)
+        return Job(
+            nodes.address, recipe, bucket, "--workers", "2", "--cluster.max_failures", "9", pause=PAUSE, light=False
+        )
 
     began = time.monotonic()
     job = start()

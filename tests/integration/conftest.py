@@ -66,6 +66,14 @@ def light_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def light_recipe_file(light_recipe: Path, tmp_path: Path) -> Path:
+    """That one for the light backbone, in a folder of the test's own as well."""
+    path = tmp_path / "light.toml"
+    path.write_text(light_recipe.read_text())
+    return path
+
+
+@pytest.fixture
 def recipe_file(small_recipe: Path, tmp_path: Path) -> Path:
     """The recipe in a folder of its own, where what the test runs may write its logs."""
     path = tmp_path / "small.toml"

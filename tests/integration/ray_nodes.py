@@ -26,7 +26,7 @@ from functools import partial
 from job import driver, train
 from tests.integration import recording
 
-driver.work = partial(recording.recorded_work, sys.argv.pop(1), float(sys.argv.pop(1)))
+driver.work = partial(recording.recorded_work, sys.argv.pop(1), float(sys.argv.pop(1)), sys.argv.pop(1) == "light")
 train.main()
 """
 
@@ -142,11 +142,14 @@ class Autoscaled:
 
 
 class Job(Process):
-    """`python -m job.train` on a cluster, whose workers write down the examples that they see."""
+    """`python -m job.train` on a cluster, whose workers write down the examples that they see, and, with `light`, train a
+    backbone of a few hundred weights."""
 
-    def __init__(self, address: str, recipe: Path, run: Bucket, *settings: str, pause: float = 0.0) -> None:
+    def __init__(
+        self, address: str, recipe: Path, run: Bucket, *settings: str, pause: float = 0.0, light: bool = True
+    ) -> None:
         self.examples = recipe.parent / "examples"
-        command = [sys.executable, "-c", DRIVER, str(self.examples), str(pause)]
+        command = [sys.executable, "-c", DRIVER, str(self.examples), str(pause), "light" if light else "whole"]
         environment = os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
         super().__init__(recipe, run, *settings, command=command, environment=environment)
 

@@ -33,12 +33,16 @@ def record(folder: Path, pause: float = 0.0) -> None:
     phase.make_train_step = recorded
 
 
-def recorded_work(folder: str, pause: float, config: dict[str, Any]) -> Any:
-    """What a worker of Ray's does, recorded."""
+def recorded_work(folder: str, pause: float, light: bool, config: dict[str, Any]) -> Any:
+    """What a worker of Ray's does, recorded; with `light`, a backbone of a few hundred weights."""
     from catdog.command.quiet_tensorflow import import_tensorflow
     from job.worker import work
 
     import_tensorflow()
+    if light:
+        from tests.integration import small_backbone
+
+        small_backbone.use()
     record(Path(folder), pause)
     return work(config)
 

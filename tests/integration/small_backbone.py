@@ -23,6 +23,12 @@ def backbone(settings: object, side: int) -> keras.Model:
     return keras.Model(images, keras.layers.Activation("swish", name="block1a_activation")(x))
 
 
+def use() -> None:
+    """From now on a model of this process has that backbone."""
+    model._backbone = backbone  # type: ignore[assignment]
+    start.require_weights = lambda settings: None  # type: ignore[attr-defined]  # which names a file that nobody needs
+
+
 def stopped_at(last: int, seconds: float = 0.0) -> None:
     add = RunningMetrics.add
 
@@ -36,7 +42,6 @@ def stopped_at(last: int, seconds: float = 0.0) -> None:
 
 
 if __name__ == "__main__":
-    model._backbone = backbone  # type: ignore[assignment]
-    start.require_weights = lambda settings: None  # type: ignore[attr-defined]  # which names a file that nobody needs
+    use()
     stopped_at(int(sys.argv[1]), float(sys.argv[2]))
     sys.exit(cli.run(sys.argv[3:]))
