@@ -12,7 +12,7 @@ from catdog.recipe import Recipe, load_recipe, override
 from catdog.storage import Bucket, open_bucket
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.trainer import train
-from tests.integration.processes import Process, assert_same, past
+from tests.integration.processes import Process, assert_same, lines, past
 
 
 def changed(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
@@ -82,7 +82,7 @@ SETTINGS = {
 @pytest.mark.parametrize("settings", [pytest.param(s, id=name) for name, s in SETTINGS.items()])
 @pytest.mark.slow
 def test_stored_outputs_train_as_pictures_do(small_recipe: Path, tmp_path: Path, settings: dict[str, object]) -> None:
-    """In its first epoch a phase of one view sees what it sees without."""
+    """In epochs 0 and 1 two views are what is seen without them; stored in half precision, they differ in the last digits."""
     once = {"phases.0.epochs": 1, "phases.1.epochs": 1, "cache.folder": str(tmp_path / "cache")} | settings
 
     def state(views: int) -> Bucket:
@@ -91,10 +91,7 @@ def test_stored_outputs_train_as_pictures_do(small_recipe: Path, tmp_path: Path,
         Process(small_recipe, run, *words, f"--phases.0.views={views}", f"--phases.1.views={views}").finish()
         return run
 
-    (_, pictures), (_, stored) = (
-        (run, Checkpoints(run, 1).restore(Checkpoints(run, 1).steps()[-1])[1]) for run in (state(0), state(1))
-    )
-    assert pictures.keys() == stored.keys()
-    for name in pictures:
-        if name.startswith("model/"):
-            np.testing.assert_allclose(stored[name], pictures[name], atol=5e-3, err_msg=name)
+    pictures, stored = lines(state(0)), lines(state(2))
+    assert [line[:3] for line in stored] == [line[:3] for line in pictures]
+    # Another view moves a loss by a tenth; Adam makes a step of a gradient that is nothing but last digits.
+    np.testing.assert_allclose([line[3] for line in stored], [line[3] for line in pictures], rtol=0.03)
