@@ -93,4 +93,5 @@ def _load(path: Path, side: int) -> np.ndarray | str:
         return error.strerror or str(error)
     except images.Unreadable as error:
         return str(error)
-    return decode_whole(tf.constant(stored), side).numpy()
+    with tf.device("CPU"):  # as evaluation decodes: a GPU resizes with other last digits
+        return decode_whole(tf.constant(stored), side).numpy()

@@ -27,9 +27,15 @@ class Trained:
     def probabilities(self, images: NDArray[np.uint8] | tf.Tensor) -> NDArray[np.float64]:
         """Probability of "dog", float64 [b] in 0..1, of RGB images uint8 [b, side, side, 3].
 
-        Raises RunError when the model gives something that is no probability.
+        Raises RunError when the model gives something that is no probability, and where there is no memory for them.
         """
-        given = self.forward(images).numpy().astype(np.float64)
+        try:
+            given = self.forward(images).numpy().astype(np.float64)
+        except tf.errors.ResourceExhaustedError:
+            side = self.recipe.data.side
+            raise RunError(
+                f"no memory is left for {len(images)} pictures of {side} x {side} px: end what else runs on this device"
+            ) from None
         if not ((given >= 0) & (given <= 1)).all():
             raise RunError("model.keras gives values that are no probabilities: its weights are broken")
         return given

@@ -50,7 +50,7 @@ class TrainingState:
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """A copy of all variables, by names that stay the same from run to run."""
-        return {name: np.array(variable.numpy()) for name, variable in self._variables().items()}
+        return {name: np.asarray(variable.numpy()) for name, variable in self._variables().items()}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Put back a snapshot that was taken in the phase that is under way; raises ValueError for one of another model."""

@@ -56,10 +56,10 @@ def make_train_step(
     sums.
 
     One all-reduce sums the scaled gradients and the metrics. Clipping and the check for finiteness come after it, so
-    every replica sees the same numbers and takes the same branch: a step that is not finite anywhere is skipped
-    everywhere. The outcome holds `loss` and `correct` (sums over the global batch), `norm` (of the gradient, before
-    clipping), `finite`, `stopping` (whether any worker was asked to stop), and in mixed_float16 the loss `scale` that
-    the step was taken with.
+    every replica sees the same numbers. With a loss scale a step that is not finite anywhere is skipped everywhere;
+    without one it is taken, and leaves a state that is not to be saved. The outcome holds `loss` and `correct` (sums over
+    the global batch), `norm` (of the gradient, before clipping), `finite`, `stopping` (whether any worker was asked to
+    stop), and in mixed_float16 the loss `scale` that the step was taken with.
     """
     optimizer, variables = state.optimizer, state.model.trainable_variables
     assert optimizer is not None, "start_phase comes first"
@@ -103,8 +103,10 @@ def make_train_step(
             strategy.run(apply, args=(reduced, step))
             return tf.constant(True)
 
-        tf.cond(finite, take, lambda: tf.constant(False))
-        if scale is not None:
+        if scale is None:  # a condition would have the host wait for the device in each step
+            take()
+        else:
+            tf.cond(finite, take, lambda: tf.constant(False))
             _adapt(scale, state.good_steps, finite)
         return outcome
 

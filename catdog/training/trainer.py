@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, closing
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from catdog.data.cache import Closed
 from catdog.errors import FinalError, Stopped
@@ -17,6 +18,7 @@ from catdog.model import build, digest, make_stateless, unfreeze
 from catdog.recipe import Recipe
 from catdog.runs.folder import MODEL, state_name
 from catdog.training.checkpoint import Arrays
+from catdog.training.devices import devices
 from catdog.training.phase import Phase
 from catdog.training.progress import Progress, Report
 from catdog.training.schedule import span_after
@@ -55,7 +57,10 @@ def train(
             with listen() as asked:
                 if group.workers == 1:
                     asked.wake = start.cache.close
-                best, model, over = _train_all(start, asked, report, began)
+                try:
+                    best, model, over = _train_all(start, asked, report, began)
+                except tf.errors.ResourceExhaustedError as error:
+                    raise _no_memory(start) from error
             if group.total(int(asked.signal is not None)):  # asked for after the last step was agreed on
                 raise Stopped(asked.signal or signal.SIGTERM, start.plan[-1].stop)
         if not start.lease:
@@ -83,6 +88,17 @@ def _train_all(start: Start, asked: StopRequest, report: Report, began: float) -
         _loop(start, state, progress, arrays, asked)
         over = time.monotonic()
         return progress.finish(), state.model, over
+
+
+def _no_memory(start: Start) -> FinalError:
+    recipe, replicas = start.recipe, start.strategy.num_replicas_in_sync
+    rows, accumulate = recipe.data.global_batch // replicas, recipe.optimizer.accumulate
+    at_once = f"{-(-rows // accumulate)} pictures of {recipe.data.side} x {recipe.data.side} px at once on each of them"
+    return FinalError(
+        f"no memory is left on {devices(replicas // start.group.workers)} for steps of {at_once} in"
+        f" {recipe.run.precision}: raise optimizer.accumulate = {accumulate}, or lower data.global_batch ="
+        f" {recipe.data.global_batch} or data.side; its last checkpoint is as it was"
+    )
 
 
 def _loop(start: Start, state: TrainingState, progress: Progress, arrays: Arrays | None, asked: StopRequest) -> None:

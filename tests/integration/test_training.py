@@ -13,14 +13,16 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tomli_w
 
 from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.data.shards import load_manifest
-from catdog.errors import CallerError, RunError, Stopped
+from catdog.errors import CallerError, FinalError, RunError, Stopped
 from catdog.recipe import Recipe, load_recipe, override
 from catdog.storage import Bucket, open_bucket
+from catdog.training import phase
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.progress import Progress
 from catdog.training.start import started
@@ -97,6 +99,24 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_steps_and_leaves_the_la
     with pytest.raises(RunError, match=r"not finite at step \d+"):
         train(wild)
     assert all(np.isfinite(array).all() for array in newest(wild.run.uri).values())
+
+
+def test_a_step_for_which_there_is_no_memory_ends_the_run_with_a_line_of_what_to_lower(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = phase.make_train_step
+
+    def too_much(*words: Any) -> Any:
+        step = make(*words)
+        return lambda batch, rate, number, stopping: (
+            step(batch, rate, number, stopping) if number < 4 else tf.zeros([2**23, 2**23])
+        )
+
+    monkeypatch.setattr(phase, "make_train_step", too_much)
+    with pytest.raises(FinalError, match=r"^no memory is left on CPU .* for steps of 8 pictures of 32 x 32 px") as told:
+        train(changed(recipe, {"optimizer.accumulate": 2, "checkpoint.every_steps": 1}))
+    assert "raise optimizer.accumulate = 2, or lower data.global_batch = 16" in str(told.value)
+    assert Checkpoints(open_bucket(recipe.run.uri), 2).steps()[-1] == 4
 
 
 def test_another_data_set_is_refused(recipe: Recipe, alone: str, small_data: Bucket, tmp_path: Path) -> None:

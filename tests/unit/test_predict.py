@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from brightness import draw, rows
 from PIL import Image
 
 from catdog.data.shards import load_manifest
-from catdog.errors import CallerError
+from catdog.errors import CallerError, RunError
 from catdog.evaluation.evaluate import evaluate
 from catdog.evaluation.predict import predict
-from catdog.evaluation.trained_model import BATCH
+from catdog.evaluation.trained_model import BATCH, Trained, load_trained
 from catdog.recipe import Cache
 from tests.pace import within
 
@@ -34,6 +35,12 @@ def test_a_run_without_a_model_is_refused_before_the_first_prediction_is_taken(w
     world.run.delete("model.keras")
     with pytest.raises(CallerError, match="run `catdog train` again to finish"):
         predict(world.run, [world.photos])
+
+
+def test_pictures_for_which_a_device_has_no_memory_end_it_with_one_line(world):
+    broken = Trained(load_trained(world.run).recipe, lambda images: tf.zeros([2**23, 2**23]))
+    with pytest.raises(RunError, match=r"^no memory is left for 3 pictures of "):
+        broken.probabilities(tf.zeros([3, 32, 32, 3], tf.uint8))
 
 
 def test_unreadable_files_are_told_in_their_place_and_stop_nothing(world, tmp_path):
