@@ -74,7 +74,12 @@ SETTINGS = {
     "class weights in parts": {"loss.balance": "class_weight", "optimizer.accumulate": 2},
     "oversampled": {"loss.balance": "oversample"},
     "float16": {"run.precision": "mixed_float16"},
-    "bfloat16": {"run.precision": "mixed_bfloat16"},
+    # Its eight bits make two runs of any kind part soon, unless their steps are small.
+    "bfloat16": {
+        "run.precision": "mixed_bfloat16",
+        "phases.0.learning_rate": 1e-3,
+        "phases.1.learning_rate": 1e-4,
+    },
     "two replicas": {"run.strategy": "cpu:2"},
 }
 
