@@ -35,7 +35,7 @@ def import_tensorflow() -> None:
     try:
         with _quiet_unless_it_fails():
             import keras
-            import tensorflow
+            import tensorflow  # noqa: F401
     except Exception as error:
         told = one_line(error)
         if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("keras/src/backend/config.py"):
@@ -44,9 +44,6 @@ def import_tensorflow() -> None:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise RunError(f"TensorFlow cannot be imported: {type(error).__name__}: {told}") from None
-    for gpu in tensorflow.config.list_physical_devices("GPU"):
-        # What it needs, not all of it at its start: a GPU may have others on it, as an evaluation beside the training.
-        tensorflow.config.experimental.set_memory_growth(gpu, True)
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")

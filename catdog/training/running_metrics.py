@@ -45,16 +45,15 @@ class RunningMetrics:
             self.restart_clock()
 
     def take_all(self) -> None:
-        """Bring the outcomes to the host; raises FinalError that names the steps whose loss or gradient was not finite,
-        which with a loss scale are just skipped as long as the scale can still go down."""
+        """Bring the outcomes to the host; raises FinalError that names the first step whose loss or gradient was not
+        finite, which with a loss scale is just skipped as long as the scale can still go down."""
         bad = {step: outcome for step, outcome in self._pending if not outcome["finite"].numpy()}
         if fatal := [
             step for step, outcome in bad.items() if "scale" not in outcome or outcome["scale"].numpy() <= 1.0
         ]:
-            steps = ", ".join(map(str, fatal))
             raise FinalError(
-                f"loss or gradient not finite at step {steps}: the run stops and its last checkpoint is as it was;"
-                " lower phases.learning_rate, or look at the data of these steps"
+                f"loss or gradient not finite at step {fatal[0]}: the run stops and its last checkpoint is as it was;"
+                " lower phases.learning_rate, or look at the data of this step"
             )
         for step, outcome in self._pending:
             if step in bad:

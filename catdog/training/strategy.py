@@ -1,5 +1,6 @@
 """The `tf.distribute` strategy and the precision for the machine at hand."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,6 +18,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     Raises CallerError when TensorFlow already runs with fewer logical CPU devices than asked for.
     """
     if name == "auto":
+        allow_memory_growth()
         several = len(tf.config.get_visible_devices("GPU")) > 1
         return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
     count = int(name.removeprefix("cpu:"))
@@ -35,6 +37,14 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(
         [f"CPU:{index}" for index in range(count)], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
+
+
+def allow_memory_growth() -> None:
+    """Let TensorFlow take the memory of GPUs as it needs it, not all of it at its start."""
+    for gpu in tf.config.get_visible_devices("GPU"):
+        # Refused once TensorFlow runs in this process; then what was set before holds.
+        with contextlib.suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def distributed(strategy: tf.distribute.Strategy, dataset: Callable[[Share], tf.data.Dataset]) -> Iterable[Any]:

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from catdog.data.cache import Closed
-from catdog.errors import FinalError, Stopped
+from catdog.errors import FinalError, RunError, Stopped
 from catdog.evaluation.evaluate import evaluate
 from catdog.evaluation.export import export_keras, exportable
 from catdog.evaluation.trained_model import trained
@@ -90,14 +90,13 @@ def _train_all(start: Start, asked: StopRequest, report: Report, began: float) -
         return progress.finish(), state.model, over
 
 
-def _no_memory(start: Start) -> FinalError:
+def _no_memory(start: Start) -> RunError:
     recipe, replicas = start.recipe, start.strategy.num_replicas_in_sync
-    rows, accumulate = recipe.data.global_batch // replicas, recipe.optimizer.accumulate
-    at_once = f"{-(-rows // accumulate)} pictures of {recipe.data.side} x {recipe.data.side} px at once on each of them"
-    return FinalError(
-        f"no memory is left on {devices(replicas // start.group.workers)} for steps of {at_once} in"
-        f" {recipe.run.precision}: raise optimizer.accumulate = {accumulate}, or lower data.global_batch ="
-        f" {recipe.data.global_batch} or data.side; its last checkpoint is as it was"
+    side, batch = recipe.data.side, recipe.data.global_batch
+    return RunError(
+        f"no memory is left on {devices(replicas // start.group.workers)} for a global batch of {batch} pictures of"
+        f" {side} x {side} px on {replicas} replicas in {recipe.run.precision}: end what else runs there, or train on more"
+        " replicas, and the run goes on; or begin another with a smaller data.global_batch or data.side"
     )
 
 

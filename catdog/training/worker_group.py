@@ -13,7 +13,7 @@ from catdog.errors import CallerError, RunError, one_line
 from catdog.parsing import brief, entry, fits, parse_json
 from catdog.recipe import check_strategy
 from catdog.training.signals import StopRequest
-from catdog.training.strategy import make_strategy
+from catdog.training.strategy import allow_memory_growth, make_strategy
 
 _RUN_AHEAD = 2
 """Steps that a worker may be ahead of its devices before it looks at what a step has told."""
@@ -62,6 +62,7 @@ def make_group(strategy: str) -> WorkerGroup:
     if workers == 1:
         return WorkerGroup(make_strategy(strategy))
     check_strategy(strategy, workers)
+    allow_memory_growth()
     with together(worker, workers):
         made = tf.distribute.MultiWorkerMirroredStrategy()
     # All workers have equally many batches, and need not ask each other before each whether there is one.

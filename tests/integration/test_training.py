@@ -101,6 +101,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_steps_and_leaves_the_la
     assert all(np.isfinite(array).all() for array in newest(wild.run.uri).values())
 
 
+def test_nothing_is_committed_of_a_step_that_was_not_finite_and_of_those_after_it(recipe: Recipe) -> None:
+    wild = changed(recipe, {"phases.0.learning_rate": 1e30, "phases.0.warmup": 0.0, "checkpoint.every_steps": 0})
+    with pytest.raises(FinalError, match=r"not finite at step \d+:"):
+        train(changed(wild, {"run.log_every": 1000}))
+    assert Checkpoints(open_bucket(recipe.run.uri), 2).steps() == []
+
+
 def test_a_step_for_which_there_is_no_memory_ends_the_run_with_a_line_of_what_to_lower(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,9 +120,10 @@ def test_a_step_for_which_there_is_no_memory_ends_the_run_with_a_line_of_what_to
         )
 
     monkeypatch.setattr(phase, "make_train_step", too_much)
-    with pytest.raises(FinalError, match=r"^no memory is left on CPU .* for steps of 8 pictures of 32 x 32 px") as told:
-        train(changed(recipe, {"optimizer.accumulate": 2, "checkpoint.every_steps": 1}))
-    assert "raise optimizer.accumulate = 2, or lower data.global_batch = 16" in str(told.value)
+    with pytest.raises(
+        RunError, match=r"^no memory is left on CPU .* 16 pictures of 32 x 32 px .* smaller data\.global_batch"
+    ):
+        train(changed(recipe, {"checkpoint.every_steps": 1}))
     assert Checkpoints(open_bucket(recipe.run.uri), 2).steps()[-1] == 4
 
 
