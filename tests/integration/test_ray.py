@@ -114,16 +114,8 @@ def test_a_worker_that_has_to_go_commits_first_and_the_run_goes_on_from_there(
 
 
 def test_a_mistake_in_the_recipe_ends_the_job_at_once(two_nodes: Nodes, light_recipe_file: Path, run: Bucket) -> None:
-    job = Job(
-        two_nodes.address,
-        light_recipe_file,
-        run,
-        "--workers",
-        "2",
-        "--model.weights",
-        "missing.weights.h5",
-        light=False,
-    )
+    words = ("--workers", "2", "--model.weights", "missing.weights.h5")
+    job = Job(two_nodes.address, light_recipe_file, run, *words, light=False)
     assert job.process.wait(within(120)) == 2
     told = job.log.read_text()
     assert "job.train: error: model.weights = " in told and "starting again" not in told
@@ -139,17 +131,8 @@ def test_a_loss_that_is_not_finite_ends_the_job_at_once(two_nodes: Nodes, light_
 
 
 def test_without_room_the_job_says_what_is_lacking(two_nodes: Nodes, light_recipe_file: Path, run: Bucket) -> None:
-    job = Job(
-        two_nodes.address,
-        light_recipe_file,
-        run,
-        "--workers",
-        "3",
-        "--cluster.cpus",
-        "2",
-        "--cluster.start_timeout",
-        "3",
-    )
+    words = ("--workers", "3", "--cluster.cpus", "2", "--cluster.start_timeout", "3")
+    job = Job(two_nodes.address, light_recipe_file, run, *words)
     assert job.process.wait(within(120)) == 1
     assert "for 3 workers with 2 CPUs and 0 GPUs each: " in job.log.read_text()
 
@@ -180,9 +163,8 @@ def test_whatever_is_killed_the_run_ends_as_if_nothing_had_been(
 def test_the_metrics_of_a_run_are_where_the_dashboard_finds_them(
     two_nodes: Nodes, light_recipe_file: Path, run: Bucket
 ) -> None:
-    job = Job(
-        two_nodes.address, light_recipe_file, run, "--workers", "2", pause=1.0
-    )  # Ray collects them every ten seconds
+    # Ray collects them every ten seconds.
+    job = Job(two_nodes.address, light_recipe_file, run, "--workers", "2", pause=1.0)
     expected = {f"ray_catdog_{name}" for name in ("train_loss", "train_images_per_s", "val_accuracy")}
 
     def shown() -> set[str]:
