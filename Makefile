@@ -22,6 +22,9 @@ BUILD_buildah := buildah bud --format docker --isolation chroot --layers
 uv_on = PATH="$$PATH:$(CURDIR)/$(BIN)" VIRTUAL_ENV="$(CURDIR)/$(1)" uv
 UV := $(call uv_on,.venv)
 
+# Where Python may not keep what it compiles, each of its processes compiles TensorFlow anew, for 15 s.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup train-local recipe-and-data bucket train-bucket cluster submit cluster-down test test-slow test-kills fuzz image image-test check-infra audit lint bench tensorboard lock clean
 

@@ -18,6 +18,7 @@ from catdog.training.checkpoint import Checkpoints
 from tests.pace import within
 
 STEPS = 40
+CATDOG = (sys.executable, "-m", "catdog", "train")
 
 
 class Process:
@@ -28,7 +29,7 @@ class Process:
         recipe: Path,
         run: Bucket,
         *settings: str,
-        command: Sequence[str] = (sys.executable, "-m", "catdog", "train"),
+        command: Sequence[str] = CATDOG,
         environment: dict[str, str] | None = None,
     ) -> None:
         self.log = recipe.parent / f"{time.monotonic_ns()}.log"

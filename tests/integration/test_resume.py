@@ -18,13 +18,17 @@ from catdog.runs.folder import Position, read_commit
 from catdog.runs.pull import pull
 from catdog.storage import Bucket, Folder
 from catdog.training.checkpoint import Checkpoints
-from tests.integration.processes import STEPS, Process, assert_same, light, lines, past
+from tests.integration.processes import CATDOG, STEPS, Process, assert_same, light, lines, past
 from tests.pace import within
 
 
+@pytest.mark.parametrize("backbone", ["light", pytest.param("EfficientNetB0", marks=pytest.mark.slow)])
 def test_killed_in_each_phase_in_a_save_and_in_evaluation_it_ends_the_same(
-    small_recipe: Path, undisturbed: Bucket, tmp_path: Path
+    backbone: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
+    names = ("light_recipe", "light_run") if backbone == "light" else ("small_recipe", "undisturbed")
+    recipe, whole = map(request.getfixturevalue, names)
+    command = light(seconds=0.05) if backbone == "light" else CATDOG
     run, rng = Folder(str(tmp_path / "run")), random.Random()
     moments: list[tuple[Callable[[str], bool], int, int]] = [
         (past(rng.randrange(2, 18)), signal.SIGKILL, -signal.SIGKILL),
@@ -38,14 +42,14 @@ def test_killed_in_each_phase_in_a_save_and_in_evaluation_it_ends_the_same(
         (lambda log: run.exists("model.keras"), signal.SIGKILL, -signal.SIGKILL),
     ]
     for reached, number, code in moments:
-        process = Process(small_recipe, run)
+        process = Process(recipe, run, command=command)
         assert process.stop_when(reached, number) == code
         assert re.search(r"first step after \d+\.\d s\n", process.log.read_text())
     assert not run.exists("report.html")
-    log = Process(small_recipe, run).finish()
+    log = Process(recipe, run, command=command).finish()
     assert f"going on from step {STEPS} of {STEPS}" in log
     assert " train " not in log
-    assert_same(run, undisturbed)
+    assert_same(run, whole)
 
 
 def test_stopped_in_an_epochs_last_step_it_ends_with_the_commits_of_a_run_that_was_not(

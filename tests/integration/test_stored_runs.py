@@ -12,7 +12,7 @@ from catdog.recipe import Recipe, load_recipe, override
 from catdog.storage import Bucket, open_bucket
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.trainer import train
-from tests.integration.processes import Process, assert_same, lines, past
+from tests.integration.processes import Process, assert_same, light, lines, past
 
 
 def changed(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
@@ -52,20 +52,20 @@ def test_a_run_ends_the_same_with_outputs_stored_and_computed_for_each_step(
 
 
 def test_a_run_that_is_killed_in_either_phase_ends_the_same_with_and_without_its_files(
-    small_recipe: Path, tmp_path: Path
+    light_recipe: Path, tmp_path: Path
 ) -> None:
-    words = ["--phases.0.views", "1", "--phases.1.views", "2", "--cache.folder"]
+    words = ["--phases.0.views", "1", "--phases.1.views", "2", "--phases.1.unfreeze", "none", "--cache.folder"]
     whole = open_bucket(str(tmp_path / "whole"))
-    Process(small_recipe, whole, *words, str(tmp_path / "cache")).finish()
+    Process(light_recipe, whole, *words, str(tmp_path / "cache"), command=light()).finish()
     run, folder = open_bucket(str(tmp_path / "run")), tmp_path / "cache2"
     for step, lost in ((14, False), (27, True)):
-        process = Process(small_recipe, run, *words, str(folder))
+        process = Process(light_recipe, run, *words, str(folder), command=light(seconds=0.05))
         process.wait_until(past(step))
         process.process.kill()
         process.process.wait()
         if lost:
             shutil.rmtree(folder)
-    Process(small_recipe, run, *words, str(folder)).finish()
+    Process(light_recipe, run, *words, str(folder), command=light()).finish()
     assert_same(run, whole)
 
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from catdog.errors import CallerError
 from catdog.storage import Bucket, open_bucket
 from catdog.training.worker_group import make_group
-from tests.integration.processes import Process, TfConfigGroup, assert_close
+from tests.integration.processes import Process, TfConfigGroup, assert_close, light
 from tests.integration.recording import canonical, recorded
 from tests.pace import within
 
@@ -22,8 +22,10 @@ WORKER = """
 import sys
 from pathlib import Path
 from catdog import cli
+from tests.integration import small_backbone
 from tests.integration.recording import record
 
+small_backbone.use()
 record(Path(sys.argv[1]))
 sys.exit(cli.run(["train", *sys.argv[2:]]))
 """
@@ -50,54 +52,54 @@ class Workers(TfConfigGroup):
 
 @pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_workers_train_on_the_batches_of_one_and_end_where_one_does(
-    recipe_file: Path, tmp_path: Path, undisturbed: Bucket, small_data: Bucket, count: int
+    light_recipe_file: Path, tmp_path: Path, light_run: Bucket, small_data: Bucket, count: int
 ) -> None:
     run = open_bucket(str(tmp_path / "run"))
-    with Workers([recipe_file] * count, run) as workers:
+    with Workers([light_recipe_file] * count, run) as workers:
         assert workers.wait() == [0] * count, workers.told(0) + workers.told(1)
     assert recorded(workers.recorded) == canonical(small_data, 4, 16, 40)
-    assert_close(run, undisturbed)
+    assert_close(run, light_run)
     assert "step 40/40" in workers.told(0) and "step " not in workers.told(1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [0, 1])
 def test_asked_to_stop_one_worker_stops_all_after_the_same_step_and_one_alone_goes_on_from_there(
-    recipe_file: Path, tmp_path: Path, undisturbed: Bucket, asked: int
+    light_recipe_file: Path, tmp_path: Path, light_run: Bucket, asked: int
 ) -> None:
     run = open_bucket(str(tmp_path / "run"))
-    with Workers([recipe_file] * 2, run) as workers:
+    with Workers([light_recipe_file] * 2, run) as workers:
         workers.wait_for("step 14/40")
         workers.processes[asked].send_signal(signal.SIGTERM)
         assert workers.wait() == [128 + signal.SIGTERM] * 2, workers.told(0) + workers.told(1)
     (step,) = {found for worker in (0, 1) for found in re.findall(r"at step (\d+), which is", workers.told(worker))}
     assert 14 <= int(step) < 40
-    assert f"going on from step {step} of 40" in Process(recipe_file, run).finish()
-    assert_close(run, undisturbed)
+    assert f"going on from step {step} of 40" in Process(light_recipe_file, run, command=light()).finish()
+    assert_close(run, light_run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_when_a_worker_is_killed_the_others_end_in_one_line_and_two_go_on_from_what_is_committed(
-    recipe_file: Path, tmp_path: Path, undisturbed: Bucket, killed: int
+    light_recipe_file: Path, tmp_path: Path, light_run: Bucket, killed: int
 ) -> None:
     run, left = open_bucket(str(tmp_path / "run")), 1 - killed
-    with Workers([recipe_file] * 2, run) as workers:
+    with Workers([light_recipe_file] * 2, run) as workers:
         workers.wait_for("step 14/40")
         workers.processes[killed].kill()
         assert workers.processes[left].wait(60) == 1
         assert f"catdog: failed: worker {left} of 2: another one has ended" in workers.told(left)
-    with Workers([recipe_file] * 2, run) as again:
+    with Workers([light_recipe_file] * 2, run) as again:
         assert again.wait() == [0, 0], again.told(0) + again.told(1)
     assert "going on from step" in again.told(0)
-    assert_close(run, undisturbed)
+    assert_close(run, light_run)
 
 
-def test_a_worker_with_another_recipe_is_refused(recipe_file: Path, tmp_path: Path) -> None:
+def test_a_worker_with_another_recipe_is_refused(light_recipe_file: Path, tmp_path: Path) -> None:
     run = open_bucket(str(tmp_path / "run"))
-    other = recipe_file.with_name("other.toml")
-    other.write_text(recipe_file.read_text().replace("1e-2", "2e-2"))
-    with Workers([recipe_file, other], run) as workers:
+    other = light_recipe_file.with_name("other.toml")
+    other.write_text(light_recipe_file.read_text().replace("1e-2", "2e-2"))
+    with Workers([light_recipe_file, other], run) as workers:
         assert workers.processes[1].wait(60) == 2
         assert "worker 1 differs from the first one in phases.0.learning_rate: 0.01 → 0.02" in workers.told(1)
 
