@@ -15,12 +15,15 @@ from catdog.training import start
 from catdog.training.running_metrics import RunningMetrics
 
 
-def backbone(settings: object, side: int) -> keras.Model:
+def backbone(settings: object, side: int, blocks: int = 1) -> keras.Model:
     images = keras.Input((side, side, 3))
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(images)
     x = keras.layers.Conv2D(4, 8, strides=8, use_bias=False, name="block1a_conv")(x)
     x = keras.layers.BatchNormalization(name="block1a_bn")(x)
-    return keras.Model(images, keras.layers.Activation("swish", name="block1a_activation")(x))
+    x = keras.layers.Activation("swish", name="block1a_activation")(x)
+    for number in range(2, blocks + 1):
+        x = keras.layers.Conv2D(4, 1, activation="swish", name=f"block{number}a_conv")(x)
+    return keras.Model(images, x)
 
 
 def use() -> None:

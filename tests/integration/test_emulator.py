@@ -82,7 +82,7 @@ def test_a_data_set_in_the_bucket_is_the_one_in_a_folder(data: Bucket, small_dat
 
 
 @pytest.fixture(scope="module")
-def twins(server: Server, undisturbed: Bucket, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bucket, Bucket]:
+def twins(server: Server, light_run: Bucket, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bucket, Bucket]:
     """The same finished run in a folder and in the bucket."""
     twins = (
         open_bucket(str(tmp_path_factory.mktemp("twin") / "run")),
@@ -90,7 +90,7 @@ def twins(server: Server, undisturbed: Bucket, tmp_path_factory: pytest.TempPath
     )
     for name in ("recipe.toml", "model.keras", "metrics.jsonl", "evaluation/test/metrics.json"):
         for twin in twins:
-            twin.write(name, undisturbed.read(name))
+            twin.write(name, light_run.read(name))
     return twins
 
 

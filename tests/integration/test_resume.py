@@ -97,10 +97,10 @@ def test_started_again_when_all_is_done_it_only_evaluates(light_recipe: Path, li
     assert lines(light_run) == before
 
 
-def test_the_model_of_a_run_opens_with_plain_keras_and_answers_as_evaluated(undisturbed: Bucket) -> None:
+def test_the_model_of_a_run_opens_with_plain_keras_and_answers_as_evaluated(light_run: Bucket) -> None:
     program = f"""
 import sys, numpy, keras
-model = keras.models.load_model({f"{undisturbed.uri}/model.keras"!r})
+model = keras.models.load_model({f"{light_run.uri}/model.keras"!r})
 assert not any(name.partition(".")[0] == "catdog" for name in sys.modules)
 print(model.predict(numpy.zeros((1, 32, 32, 3)), verbose=0).shape, model.dtype_policy.name)
 """

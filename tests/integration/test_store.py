@@ -101,18 +101,15 @@ BURSTS = [
 
 
 def test_through_a_store_that_misbehaves_a_run_ends_as_one_in_a_folder(
-    store: FakeStore,
-    small_recipe: Path,
-    run: Bucket,
-    undisturbed: Bucket,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    store: FakeStore, recipe: Recipe, run: Bucket, light_run: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("google.cloud.storage.blob._MAX_MULTIPART_SIZE", 10_000)  # a state of a real model is larger
+    monkeypatch.setattr("catdog.training.checkpoint.PATIENCE", within(120))  # so that each checkpoint meets its fault
     monkeypatch.setattr(google, "SLOWEST", 10_000_000)  # else what stalls or trickles is waited for as on a slow line
     store.faults.add(*BURSTS)
-    train(override(on_the_store(small_recipe, tmp_path), [("run.uri", run.uri)]))
+    train(recipe)
     assert store.faults.left == []
-    assert_same(run, undisturbed)
+    assert_same(run, light_run)
     assert {"model.keras", "report.html", "tensorboard/events.out.tfevents"} <= set(run.list())
 
 

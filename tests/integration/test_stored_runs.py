@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from catdog.recipe import Recipe, load_recipe, override
 from catdog.storage import Bucket, open_bucket
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.trainer import train
+from tests.integration import small_backbone
 from tests.integration.processes import Process, assert_same, light, lines, past
 
 
@@ -20,10 +22,11 @@ def changed(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
 
 
 @pytest.fixture
-def recipe(small_recipe: Path, tmp_path: Path) -> Recipe:
-    """Both phases store: all but the head is frozen in the one, all but the last two blocks in the other."""
+def recipe(light_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """Both phases store: all but the head is frozen in the one, all but the last of three blocks in the other."""
+    monkeypatch.setattr("catdog.model._backbone", partial(small_backbone.backbone, blocks=3))
     places = {"run.uri": str(tmp_path / "run"), "cache.folder": str(tmp_path / "cache")}
-    return changed(load_recipe(small_recipe), {"phases.0.views": 1, "phases.1.views": 2} | places)
+    return changed(load_recipe(light_recipe), {"phases.0.views": 1, "phases.1.views": 2} | places)
 
 
 def ended(recipe: Recipe) -> dict[str, np.ndarray]:
