@@ -175,7 +175,7 @@ def _joined(folder: Path, cluster: Cluster) -> int:
     request = urllib.request.Request(f"{cluster.address}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"})
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(request, timeout=5) as answer:
+        with direct.open(request, timeout=60) as answer:
             nodes = json.load(answer)["data"]["result"]["result"]
     except (OSError, ValueError, LookupError, TypeError):  # the dashboard is only being started
         return 0

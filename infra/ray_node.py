@@ -9,8 +9,8 @@ import os
 import time
 from typing import Any
 
-PATIENCE = 300.0
-"""Seconds for a node to start."""
+PATIENCE = 900.0
+"""Seconds for a node to start: long, for one that ends instead is noticed at once."""
 VARIABLES = {
     "RAY_agent_register_timeout_ms": f"{PATIENCE * 1000:.0f}",
     "RAY_gcs_server_port_wait_time_s": f"{PATIENCE:.0f}",
