@@ -323,6 +323,8 @@ class Run:
     """`auto` (one device, or all GPUs mirrored), or `cpu:N` for N logical CPU devices."""
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     """`auto` is float32 on a CPU, and on a GPU what measures fastest when the run begins."""
+    xla: Literal["auto", "on", "off"] = added("auto", before="off")
+    """Whether XLA compiles a step; `auto` does so for one GPU a process, but not with `model.weights = "none"`."""
     deterministic: bool = False
     """Ask TensorFlow for the same bits on every run on a GPU, at some cost in speed; a CPU gives them anyway."""
     log_every: int = 10
@@ -384,6 +386,12 @@ class Recipe:
             "float32 or mixed_bfloat16 when model.weights = 'none': an overflow would stay in BatchNorm's statistics",
         )
         _require(
+            not (scratch and self.run.xla == "on"),
+            "run.xla",
+            self.run.xla,
+            "'auto' or 'off' when model.weights = 'none': XLA cannot synchronise BatchNorm among replicas",
+        )
+        _require(
             not scratch or self.optimizer.accumulate == 1,
             "optimizer.accumulate",
             self.optimizer.accumulate,
@@ -408,7 +416,10 @@ VERSION_KEY = "catdog"
 """The key of a recipe's file under which the version of catdog that wrote it stands."""
 
 # What may differ between the parts of one run, for it changes where and how the run is done, not what it computes.
-MAY_DIFFER = ("data.uri", "run.uri", "run.strategy", "run.log_every", "checkpoint.", "storage.", "cache.", "cluster.")
+MAY_DIFFER = (
+    *("data.uri", "run.uri", "run.strategy", "run.xla", "run.log_every"),
+    *("checkpoint.", "storage.", "cache.", "cluster."),
+)
 
 
 def stores(recipe: Recipe, phase: Phase) -> bool:
@@ -529,12 +540,17 @@ def check_strategy(strategy: str, workers: int) -> None:
         raise CallerError(f"run.strategy = {strategy!r}: must be 'auto' among several workers")
 
 
+def rows_of_a_replica(recipe: Recipe, replicas: int) -> int:
+    """Rows of a global batch that each of so many replicas computes; where streams are left over, some are padding."""
+    return math.ceil(recipe.data.streams / replicas) * (recipe.data.global_batch // recipe.data.streams)
+
+
 def check_replicas(recipe: Recipe, replicas: int) -> None:
     """Raises CallerError for a number of replicas that the recipe can't be trained on."""
     streams, accumulate = recipe.data.streams, recipe.optimizer.accumulate
     if replicas > streams:
         raise CallerError(f"data.streams = {streams}: must be at least the number of replicas, {replicas}")
-    own = math.ceil(streams / replicas) * (recipe.data.global_batch // streams)
+    own = rows_of_a_replica(recipe, replicas)
     if own % accumulate:
         raise CallerError(
             f"optimizer.accumulate = {accumulate}: must divide the {own} rows that each of {replicas} replicas has"

@@ -28,9 +28,6 @@ from infra.folder_lock import Refused, alone_in
 from infra.ray_node import PATIENCE
 
 STATE, TOKEN = "cluster.json", "token"
-LISTENING = "dashboard-agent-listen"
-AGENTS = (LISTENING, "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
-"""Agents of a node whose ports are named, for it waits only 15 seconds to be told of them."""
 OBJECT_STORE = 128 << 20  # bytes of shared memory of each node: the job passes no data through it
 
 
@@ -78,7 +75,7 @@ def up(folder: Path, nodes: int, cpus: int, port: int) -> tuple[Cluster, bool]:
             raise Refused(f"{folder}: holds {others[0].name} but no {STATE} of a cluster; give another --folder")
         ports = _free_ports()
         gcs, dashboard = next(ports), port or next(ports)
-        agents = [{agent: next(ports) for agent in AGENTS} for _ in range(nodes)]
+        agents = [next(ports) for _ in range(nodes)]
         temporary = tempfile.mkdtemp(prefix="catdog-", dir="/tmp")
         cluster = Cluster(f"http://127.0.0.1:{dashboard}", temporary, [])
         _write(folder / STATE, json.dumps(asdict(cluster)))  # before the other files, which are known as ours by it
@@ -91,12 +88,12 @@ def up(folder: Path, nodes: int, cpus: int, port: int) -> tuple[Cluster, bool]:
         try:
             for number in range(nodes):
                 options = [*(head if number == 0 else other), f"--num-cpus={cpus}", "--num-gpus=0"]
-                options += [f"--{agent}-port={its_port}" for agent, its_port in agents[number].items()]
+                options.append(f"--dashboard-agent-listen-port={agents[number]}")
                 process = _start_node(folder, options, _log(folder, number))
                 cluster.nodes.append((process.pid, process.create_time()))
                 _write(folder / STATE, json.dumps(asdict(cluster)))
                 # One after the other: a node gives up soon if its head is not there, and on a busy machine that takes long.
-                _wait(folder, cluster, agents[number][LISTENING])
+                _wait(folder, cluster, agents[number])
         except BaseException:
             _end(cluster)
             (folder / TOKEN).unlink(missing_ok=True)

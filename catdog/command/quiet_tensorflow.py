@@ -28,6 +28,7 @@ def import_tensorflow() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else it takes all memory of a GPU, whatever it is for
     # Nobody changes the files that we read with it, and not every file system grants locks.
     os.environ["HDF5_USE_FILE_LOCKING"] = "FALSE"
     logging.getLogger("tensorflow").setLevel(logging.WARNING)

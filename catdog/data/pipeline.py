@@ -61,7 +61,7 @@ def train_dataset(
 
     b = table.shape[1]
     more = {"row": tf.TensorSpec((b,), tf.int32), "draws": tf.TensorSpec((b, DRAWS), tf.float32)}
-    return _dataset(elements, image, b, (stop - start) * share.replicas, more)
+    return _dataset(elements, image, b, (stop - start) * share.replicas, share.replicas, more)
 
 
 def evaluation_dataset(records: Records, side: int, batch: int, share: Share = WHOLE) -> tf.data.Dataset:
@@ -84,7 +84,7 @@ def evaluation_dataset(records: Records, side: int, batch: int, share: Share = W
     def image(stored: Row, _: Row) -> tf.Tensor:
         return decode_whole(stored["image/encoded"], side)
 
-    return _dataset(elements, image, b, steps * replicas, {})
+    return _dataset(elements, image, b, steps * replicas, replicas, {})
 
 
 def picture_dataset(
@@ -112,7 +112,7 @@ def picture_dataset(
         window = crop_window(stored["image/height"], stored["image/width"], row["draws"], recipe.augment.min_area)
         return _decode(stored["image/encoded"], window, side)
 
-    return _dataset(elements, image, rows, count, {"draws": tf.TensorSpec((rows, DRAWS), tf.float32)})
+    return _dataset(elements, image, rows, count, 1, {"draws": tf.TensorSpec((rows, DRAWS), tf.float32)})
 
 
 def surfaced(batches: Iterable[T], records: Records) -> Iterator[T]:
@@ -192,9 +192,13 @@ def _dataset(
     image: Callable[[Row, Row], tf.Tensor],
     rows: int,
     count: int,
+    of_a_step: int,
     more: dict[str, tf.TensorSpec],
 ) -> tf.data.Dataset:
-    """Batches of `rows` from `count` elements, whose records `image` turns to pictures, one at a time on every core."""
+    """Batches of `rows` from `count` elements, whose records `image` turns to pictures, one at a time on every core.
+
+    Two steps ahead are held ready, each of so many elements.
+    """
     types = {"record": tf.string, "weight": tf.float32, "example": tf.int64}
     signature = {name: tf.TensorSpec((rows,), dtype) for name, dtype in types.items()} | more
 
@@ -210,7 +214,7 @@ def _dataset(
     options.autotune.enabled = False
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     # Python hands over whole batches; cutting them up again lets every core decode single pictures.
-    dataset = tf.data.Dataset.from_generator(elements, output_signature=signature).prefetch(2).unbatch()
+    dataset = tf.data.Dataset.from_generator(elements, output_signature=signature).prefetch(2 * of_a_step).unbatch()
     dataset = dataset.map(decoded, num_parallel_calls=cores())
     dataset = dataset.batch(rows, drop_remainder=True).apply(tf.data.experimental.assert_cardinality(count))
-    return dataset.prefetch(2).with_options(options)
+    return dataset.prefetch(2 * of_a_step).with_options(options)

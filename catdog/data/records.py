@@ -25,7 +25,7 @@ class Records:
         self._indices: dict[int, np.ndarray] = {}
         self.failure: Exception | None = None
         """What ended a pass early, as it was raised; TensorFlow tells of it in its own words only."""
-        self.handed: deque[np.ndarray] = deque(maxlen=64)
+        self.handed: deque[np.ndarray] = deque(maxlen=256)
         """The examples of the batches that were handed to TensorFlow last, which tells of no record that it cannot read."""
 
     @property

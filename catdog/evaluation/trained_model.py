@@ -31,7 +31,9 @@ class Trained:
         """
         try:
             given = self.forward(images).numpy().astype(np.float64)
-        except tf.errors.ResourceExhaustedError:
+        except tf.errors.OpError as error:
+            if not lacks_memory(error):
+                raise
             side = self.recipe.data.side
             raise RunError(
                 f"no memory is left for {len(images)} pictures of {side} x {side} px: end what else runs on this device"
@@ -41,6 +43,12 @@ class Trained:
         return given
 
 
+def lacks_memory(error: tf.errors.OpError) -> bool:
+    """Whether this is how TensorFlow says that a device has no memory left."""
+    # The second is what a GPU's copy from the host ends in.
+    return isinstance(error, tf.errors.ResourceExhaustedError) or "Dst tensor is not initialized" in error.message
+
+
 def load_trained(run: Bucket) -> Trained:
     """Raises CallerError for no run or an unfinished one, and RunError when its model can't be opened."""
     recipe = finished_recipe(run)
@@ -48,8 +56,7 @@ def load_trained(run: Bucket) -> Trained:
         try:
             model = keras.models.load_model(path, compile=False, safe_mode=True)
         except Exception as error:  # on a broken file Keras, zipfile and HDF5 may raise anything
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise RunError(f"{run.uri}/{MODEL}: can't be opened: {reason}") from error
+            raise RunError(f"{run.uri}/{MODEL}: can't be opened: {one_line(error)[:300]}") from error
     return trained(recipe, model, f"{run.uri}/{MODEL}")
 
 

@@ -1,7 +1,7 @@
 """A phase under way: its compiled step, what its steps and validations are given, and how much of the model runs in them."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -17,12 +17,10 @@ from catdog.training.schedule import Span
 from catdog.training.screen import say
 from catdog.training.start import Start
 from catdog.training.state import TrainingState
-from catdog.training.step import Batch, Outcome, Predict, StepSettings, make_predict_step, make_train_step
+from catdog.training.step import Batch, Predict, StepSettings, TakeStep, make_predict_step, make_train_step
 from catdog.training.stored_outputs import StoredOutputs, disk_for, stored_bytes
-from catdog.training.strategy import distributed
+from catdog.training.strategy import compiles, distributed
 from catdog.training.validation import Validate, make_validation
-
-TakeStep = Callable[[Batch, float, int, bool], Outcome]
 
 
 class Phase:
@@ -39,7 +37,7 @@ class Phase:
             cut = Cut(state.model, span.phase.unfreeze) if stores(recipe, span.phase) else None
         counts = [start.manifest.per_class("train")[name] for name in CLASSES]
         cat, dog = (sum(counts) / (len(counts) * count) for count in counts)
-        settings = StepSettings(recipe, recipe.model.from_scratch, (cat, dog), cut)
+        settings = StepSettings(recipe, recipe.model.from_scratch, (cat, dog), cut, compiles(recipe))
         self.span = span
         self.take_step: TakeStep = make_train_step(strategy, state, settings)
         if cut is None:

@@ -22,6 +22,7 @@ from catdog.recipe import (
     digest_of_0_1_0,
     from_table,
     override,
+    rows_of_a_replica,
     to_table,
     to_toml,
 )
@@ -29,9 +30,9 @@ from catdog.runs.folder import MODEL, RECIPE, REPORT, Position, evaluation, reci
 from catdog.storage import Bucket, open_bucket
 from catdog.storage.lease import Lease, hold
 from catdog.training.checkpoint import Arrays, Checkpoints
+from catdog.training.precision import fastest_precision
 from catdog.training.schedule import Span, spans
 from catdog.training.screen import say
-from catdog.training.strategy import fastest_precision
 from catdog.training.worker_group import WorkerGroup, make_group, together
 
 
@@ -110,7 +111,8 @@ def started(recipe: Recipe) -> Iterator[Start]:
         with together(group.worker, group.workers):
             newest = None
             if lease:
-                recipe, newest = _begin(run, recipe, manifest, checkpoints, lease)
+                rows = rows_of_a_replica(recipe, group.strategy.num_replicas_in_sync)
+                recipe, newest = _begin(run, recipe, manifest, checkpoints, lease, rows)
             recipe, newest = _as_chief(group, recipe, manifest, run, newest)
         train, val = (Records(manifest.split(split), cache) for split in ("train", "val"))
         yield Start(recipe, run, data, manifest, order, train, val, cache, group, checkpoints, lease, newest)
@@ -155,14 +157,15 @@ def _held_at_once(recipe: Recipe, manifest: Manifest) -> int:
 
 
 def _begin(
-    run: Bucket, recipe: Recipe, manifest: Manifest, checkpoints: Checkpoints, lease: Lease
+    run: Bucket, recipe: Recipe, manifest: Manifest, checkpoints: Checkpoints, lease: Lease, rows: int
 ) -> tuple[Recipe, int | None]:
     """The recipe with nothing left open, written down, and the step to go on from; what killed runs left is swept.
 
+    `rows` are those of a replica's share of a batch.
     Raises CallerError when the run has another recipe or data set.
     """
     newest, before = max(checkpoints.steps(), default=None), recipe_of(run)
-    recipe = _settle_precision(recipe, before)
+    recipe = _settle_precision(recipe, before, rows)
     if newest is not None:
         _refuse_another_run(recipe, before, checkpoints.position(newest), manifest, run)
     elif before is not None:
@@ -176,13 +179,11 @@ def _begin(
     return recipe, newest
 
 
-def _settle_precision(recipe: Recipe, before: Recipe | None) -> Recipe:
+def _settle_precision(recipe: Recipe, before: Recipe | None, rows: int) -> Recipe:
     """The recipe with `auto` replaced: by what was measured when the run began, if it did, or is measured now."""
     if recipe.run.precision != "auto":
         return recipe
-    precision = before.run.precision if before is not None else fastest_precision()
-    if precision == "mixed_float16" and recipe.model.from_scratch:
-        precision = "float32"  # an overflow would stay in BatchNorm's statistics
+    precision = before.run.precision if before is not None else fastest_precision(recipe, rows)
     return override(recipe, [("run.precision", precision)])
 
 

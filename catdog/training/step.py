@@ -14,6 +14,7 @@ from catdog.training.state import TrainingState
 
 Batch = dict[str, tf.Tensor]
 Outcome = dict[str, tf.Tensor]
+TakeStep = Callable[[Batch, float, int, bool], Outcome]
 Predict = Callable[[Batch], tuple[tf.Tensor, tf.Tensor]]
 
 SCALE_GROWTH_STEPS = 2000
@@ -30,6 +31,8 @@ class StepSettings:
     class_weights: tuple[float, float] = (1.0, 1.0)
     cut: Cut | None = None
     """Where the outputs of the part below, in place of images, are what the batch has."""
+    xla: bool = False
+    """Whether XLA compiles forward, loss and gradient, and on one replica the update."""
 
 
 def losses(labels: tf.Tensor, scores: tf.Tensor, settings: Loss, class_weights: tuple[float, float]) -> tf.Tensor:
@@ -49,17 +52,16 @@ def losses(labels: tf.Tensor, scores: tf.Tensor, settings: Loss, class_weights: 
     return result
 
 
-def make_train_step(
-    strategy: tf.distribute.Strategy, state: TrainingState, settings: StepSettings
-) -> Callable[[Batch, float, int, bool], Outcome]:
+def make_train_step(strategy: tf.distribute.Strategy, state: TrainingState, settings: StepSettings) -> TakeStep:
     """A function of (batch, learning rate, step, stopping) that updates the state on all replicas and gives the global
     sums.
 
     One all-reduce sums the scaled gradients and the metrics. Clipping and the check for finiteness come after it, so
-    every replica sees the same numbers. With a loss scale a step that is not finite anywhere is skipped everywhere;
-    without one it is taken, and leaves a state that is not to be saved. The outcome holds `loss` and `correct` (sums over
-    the global batch), `norm` (of the gradient, before clipping), `finite`, `stopping` (whether any worker was asked to
-    stop), and in mixed_float16 the loss `scale` that the step was taken with.
+    every replica sees the same numbers. With a loss scale a step that is not finite anywhere changes nothing anywhere;
+    without one it is taken, and leaves a state that is not to be saved. No condition on a result holds the host.
+    The outcome holds `loss` and `correct` (sums over the global batch), `norm` (of the gradient, before clipping),
+    `finite`, `stopping` (whether any worker was asked to stop), and in mixed_float16 the loss `scale` that the step was
+    taken with.
     """
     optimizer, variables = state.optimizer, state.model.trainable_variables
     assert optimizer is not None, "start_phase comes first"
@@ -77,7 +79,16 @@ def make_train_step(
             reduced = [gradient * factor for gradient in reduced]
         return reduced, norm, sums
 
-    def apply(reduced: list[tf.Tensor], step: tf.Tensor) -> None:
+    def apply(reduced: list[tf.Tensor], step: tf.Tensor, finite: tf.Tensor) -> None:
+        changed = (
+            [each.value for each in (*variables, *optimizer.variables)] + state.average if scale is not None else []
+        )
+        before = [tf.identity(each) for each in changed]
+        update(reduced, step)
+        for each, value in zip(changed, before, strict=True):
+            each.assign(tf.where(finite, each, value))
+
+    def update(reduced: list[tf.Tensor], step: tf.Tensor) -> None:
         optimizer.apply(reduced, variables)
         if state.average:
             done = tf.cast(step, tf.float32)
@@ -87,6 +98,10 @@ def make_train_step(
                 value = tf.cast(weight.value, mean.dtype)
                 # By the difference, so that the mean of what is frozen stays what it is to the last digit.
                 mean.assign(mean + (value - mean) * (1.0 - decay) if mean.dtype.is_floating else value)
+
+    # Among several replicas Keras' optimizer asks the strategy to update, which a function within cannot do.
+    compiled = settings.xla and strategy.num_replicas_in_sync == 1
+    take = tf.function(apply, jit_compile=True, autograph=False) if compiled else apply
 
     # There is nothing for AutoGraph to convert; looking through Keras' layers for it would double the time of tracing.
     @tf.function(autograph=False)
@@ -98,15 +113,8 @@ def make_train_step(
         if scale is not None:
             outcome["scale"] = tf.identity(scale)
         optimizer.learning_rate.assign(learning_rate)
-
-        def take() -> tf.Tensor:
-            strategy.run(apply, args=(reduced, step))
-            return tf.constant(True)
-
-        if scale is None:  # a condition would have the host wait for the device in each step
-            take()
-        else:
-            tf.cond(finite, take, lambda: tf.constant(False))
+        strategy.run(take, args=(reduced, step, finite))
+        if scale is not None:
             _adapt(scale, state.good_steps, finite)
         return outcome
 
@@ -147,10 +155,10 @@ def _local_gradients(
         images, labels = mixup(images, labels, batch["draws"], rows)
     factors = _dropout(batch["row"], step, recipe)
     variables = [variable.value for variable in state.model.trainable_variables]
-    gradients = [tf.zeros_like(variable) for variable in variables]
-    sums = tf.zeros(2)
-    parts = (tf.split(tensor, recipe.optimizer.accumulate) for tensor in (images, labels, weights, factors))
-    for image, label, weight, dropout in zip(*parts, strict=True):
+
+    def part(
+        image: tf.Tensor, label: tf.Tensor, weight: tf.Tensor, dropout: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             if cut:
@@ -159,10 +167,25 @@ def _local_gradients(
                 scores = logits(state.model, image, dropout=dropout, batch_norm=settings.batch_norm)
             loss = tf.reduce_sum(losses(label, scores, recipe.loss, settings.class_weights) * weight)
             scaled = loss / recipe.data.global_batch * (1.0 if state.loss_scale is None else state.loss_scale)
-        part = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        gradients = [total + gradient for total, gradient in zip(gradients, part, strict=True)]
+        gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         right = tf.cast(is_right(label, scores), tf.float32)
-        sums += tf.stack([loss, tf.reduce_sum(right * weight)])
+        return gradients, tf.stack([loss, tf.reduce_sum(right * weight)])
+
+    take = tf.function(part, jit_compile=True, autograph=False) if settings.xla else part
+    whole, count = (images, labels, weights, factors), recipe.optimizer.accumulate
+    if count == 1:
+        return take(*whole)
+    parts = [tf.reshape(tensor, [count, -1, *tensor.shape[1:]]) for tensor in whole]
+
+    def add(
+        index: tf.Tensor, gradients: list[tf.Tensor], sums: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+        more, also = take(*(tensor[index] for tensor in parts))
+        return index + 1, [total + each for total, each in zip(gradients, more, strict=True)], sums + also
+
+    # One part at a time: only so is no more than one part's activations in memory.
+    begun = tf.constant(0), [tf.zeros_like(variable) for variable in variables], tf.zeros(2)
+    _, gradients, sums = tf.while_loop(lambda index, *_: index < count, add, begun, parallel_iterations=1)
     return gradients, sums
 
 

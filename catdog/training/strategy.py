@@ -1,15 +1,14 @@
-"""The `tf.distribute` strategy and the precision for the machine at hand."""
+"""The `tf.distribute` strategy for the machine at hand, and whether XLA compiles its steps."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from catdog.data.order import Share
 from catdog.errors import CallerError
+from catdog.recipe import Recipe
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
@@ -47,6 +46,13 @@ def allow_memory_growth() -> None:
             tf.config.experimental.set_memory_growth(gpu, True)
 
 
+def compiles(recipe: Recipe) -> bool:
+    """Whether XLA compiles a step. Each replica compiles its own, so `auto` leaves several GPUs of a process as they are."""
+    if recipe.run.xla == "auto":
+        return len(tf.config.get_visible_devices("GPU")) == 1 and not recipe.model.from_scratch
+    return recipe.run.xla == "on"
+
+
 def distributed(strategy: tf.distribute.Strategy, dataset: Callable[[Share], tf.data.Dataset]) -> Iterable[Any]:
     """The strategy's batches, of which each worker makes its own share."""
 
@@ -55,45 +61,3 @@ def distributed(strategy: tf.distribute.Strategy, dataset: Callable[[Share], tf.
         return dataset(Share(context.input_pipeline_id, workers, context.num_replicas_in_sync // workers))
 
     return strategy.distribute_datasets_from_function(of)
-
-
-def fastest_precision() -> str:
-    """The Keras dtype policy that trains fastest on the first device: float32 on a CPU, on a GPU what is measured.
-
-    Times forward and backward passes of one inverted-bottleneck block (Tan and Le, 2019), the piece that EfficientNet
-    is made of. float32 is kept unless the narrow type that the GPU is made for is at least a tenth faster.
-    """
-    gpus = tf.config.get_visible_devices("GPU")
-    # On a CPU with avx512_bf16 a forward pass is faster in bfloat16, but training at 96 px took 1.4 times as long.
-    major, _ = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0)) if gpus else (0, 0)
-    if major < 7:
-        return "float32"  # before Volta no narrow type is fast
-    narrow = "mixed_bfloat16" if major >= 8 else "mixed_float16"  # Ampere brought bfloat16
-    return narrow if _seconds_a_step(narrow) < 0.9 * _seconds_a_step("float32") else "float32"
-
-
-def _seconds_a_step(policy: str) -> float:
-    layers = keras.layers
-    block = keras.Sequential(
-        [
-            keras.Input((24, 24, 24)),
-            layers.Conv2D(144, 1, activation="swish", dtype=policy),
-            layers.DepthwiseConv2D(3, padding="same", activation="swish", dtype=policy),
-            layers.Conv2D(24, 1, dtype=policy),
-        ]
-    )
-    images = tf.random.stateless_normal((32, 24, 24, 24), seed=(0, 0))
-
-    @tf.function
-    def step() -> list[tf.Tensor]:
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(tf.cast(block(images), tf.float32)))
-        return tape.gradient(loss, block.trainable_variables)
-
-    def run() -> float:
-        start = time.perf_counter()
-        step()[0].numpy()
-        return time.perf_counter() - start
-
-    run()
-    return min(run() for _ in range(5))

@@ -13,7 +13,7 @@ from catdog.data.cache import Closed
 from catdog.errors import FinalError, RunError, Stopped
 from catdog.evaluation.evaluate import evaluate
 from catdog.evaluation.export import export_keras, exportable
-from catdog.evaluation.trained_model import trained
+from catdog.evaluation.trained_model import lacks_memory, trained
 from catdog.model import build, digest, make_stateless, unfreeze
 from catdog.recipe import Recipe
 from catdog.runs.folder import MODEL, state_name
@@ -59,8 +59,10 @@ def train(
                     asked.wake = start.cache.close
                 try:
                     best, model, over = _train_all(start, asked, report, began)
-                except tf.errors.ResourceExhaustedError as error:
-                    raise _no_memory(start) from error
+                except tf.errors.OpError as error:
+                    if lacks_memory(error):
+                        raise _no_memory(start) from error
+                    raise
             if group.total(int(asked.signal is not None)):  # asked for after the last step was agreed on
                 raise Stopped(asked.signal or signal.SIGTERM, start.plan[-1].stop)
         if not start.lease:

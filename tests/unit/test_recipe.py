@@ -160,6 +160,7 @@ BAD_VALUES = [
     ("run.strategy", "gpu:2", "'auto' or 'cpu:N'"),
     ("run.strategy", "cpu:0", "'auto' or 'cpu:N'"),
     ("run.precision", "float16", "one of 'auto', 'float32'"),
+    ("run.xla", "yes", "one of 'auto', 'on', 'off'"),
     ("run.log_every", "0", "at least 1"),
     ("storage.patience", "0", "above 0 seconds"),
     ("cache.max_bytes", "0", "above 0"),

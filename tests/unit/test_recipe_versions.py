@@ -21,7 +21,7 @@ from catdog.recipe import (
 )
 
 EARLIER = to_toml(Recipe()).encode()
-VIEWS = {"phases.0.views", "phases.1.views"}
+OURS = {"phases.0.views", "phases.1.views", "run.xla"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def values(recipe: Recipe) -> tuple[float, float, list[int]]:
 def test_a_recipe_that_does_not_set_a_new_field_has_its_default() -> None:
     recipe = parse_recipe(b"[augment]\nflip = false\n", "recipe")
     assert values(recipe) == (0.0, 0.25, [3, 3])
-    assert recipe.unset - VIEWS == {"augment.erase", "augment.mixup", "phases.0.patience", "phases.1.patience"}
+    assert recipe.unset - OURS == {"augment.erase", "augment.mixup", "phases.0.patience", "phases.1.patience"}
 
 
 def test_what_the_recipe_of_a_run_lacks_is_as_it_was_done_then() -> None:
@@ -100,7 +100,7 @@ def test_what_is_not_set_stays_so_on_its_way_to_a_cluster() -> None:
     recipe = parse_recipe(
         b'[augment]\nflip = false\n[[phases]]\nname = "a"\npatience = 1\n[[phases]]\nname = "b"\n', "recipe"
     )
-    assert recipe.unset - VIEWS == {"augment.erase", "augment.mixup", "phases.1.patience"}
+    assert recipe.unset - OURS == {"augment.erase", "augment.mixup", "phases.1.patience"}
     text = to_toml(recipe)
     assert "erase =" not in text and "patience = 3" not in text
     assert parse_recipe(text.encode(), "recipe") == recipe

@@ -98,6 +98,7 @@ def test_a_folder_of_a_cluster_without_locks_is_told(tmp_path: Path) -> None:
 
 
 BUILT = """
+import os
 import numpy as np
 from catdog.command.quiet_tensorflow import import_tensorflow
 import_tensorflow()
@@ -106,6 +107,7 @@ from catdog.model import build
 from catdog.recipe import Model
 model = build(Model(), 32)
 print(keras.backend.backend(), keras.config.floatx(), keras.config.epsilon(), model.layers[0].output_shape)
+print(os.environ["TF_FORCE_GPU_ALLOW_GROWTH"])
 """
 
 
@@ -117,7 +119,7 @@ def test_a_model_is_built_whatever_keras_is_set_to_and_from_weights_that_cannot_
     environment |= {"HOME": str(tmp_path), "KERAS_BACKEND": "torch"}
     environment.pop("KERAS_HOME", None)
     done = ended([sys.executable, "-c", BUILT], env=environment)
-    assert done.stdout == "tensorflow float32 1e-07 (None, 1, 1, 1280)\n", done.stderr
+    assert done.stdout == "tensorflow float32 1e-07 (None, 1, 1, 1280)\ntrue\n", done.stderr
 
 
 IMPORTED = """
