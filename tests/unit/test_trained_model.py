@@ -1,5 +1,9 @@
 """The model that a run has left."""
 
+import io
+import json
+import zipfile
+
 import keras
 import numpy as np
 import pytest
@@ -18,14 +22,27 @@ def test_probabilities_are_those_of_the_model_on_any_number_of_images(world):
     assert load_trained(world.run).probabilities(images[:1]) == pytest.approx(got[:1])
 
 
+def of_a_long_name(whole: bytes) -> bytes:
+    """The file of a model whose class has a name of 100,000 letters."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(content, "w") as new:
+        for name in {*old.namelist()} - {"config.json"}:
+            new.writestr(name, old.read(name))
+        config = json.loads(old.read("config.json")) | {"class_name": "a" * 100_000}
+        new.writestr("config.json", json.dumps(config))
+    return content.getvalue()
+
+
 @pytest.mark.parametrize(
-    "damage", [damaged, lambda whole: whole[: len(whole) // 2], lambda _: b""], ids=["changed", "cut", "empty"]
+    "damage",
+    [damaged, lambda whole: whole[: len(whole) // 2], lambda _: b"", of_a_long_name],
+    ids=["changed", "cut", "empty", "of a long name"],
 )
 def test_a_model_that_cannot_be_opened_is_named_in_one_line(world, damage):
     world.run.write("model.keras", damage(world.run.read("model.keras")))
     with pytest.raises(RunError, match=r"model\.keras: can't be opened: ") as caught:
         load_trained(world.run)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize(
