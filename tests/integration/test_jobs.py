@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.local_cluster import ROOT, LocalCluster, lines_until, rest
+from tests.pace import within
 
 RECIPE = ["job/recipes/quickstart.toml", "--workers", "1-2"]
 
@@ -42,7 +43,7 @@ def stop(*_):
     sys.exit(143)
 signal.signal(signal.SIGTERM, stop)
 print("begun", flush=True)
-time.sleep(120)
+signal.pause()
 """
 
 
@@ -123,12 +124,12 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         while text not in self.shown:
-            ready, _, _ = select.select([self.terminal], [], [], 60)
+            ready, _, _ = select.select([self.terminal], [], [], within(60))
             assert ready, self.shown
             self.shown += os.read(self.terminal, 4096).decode()
 
     def ended(self) -> int:
-        code = self.process.wait(60)
+        code = self.process.wait(within(60))
         os.set_blocking(self.terminal, False)
         try:
             while read := os.read(self.terminal, 4096):
@@ -184,7 +185,7 @@ def test_without_a_terminal_no_signal_to_who_follows_it_stops_the_job(
     with cluster.start(*RECIPE, program=STOPPING) as process:
         shown = lines_until(process, "begun\n")
         process.send_signal(number)
-        assert process.wait(20) == code
+        assert process.wait(within(20)) == code
     [job_id] = re.findall(r"raysubmit_\w+", shown.splitlines()[0])
     assert "running" in cluster.submit("status", job_id)[1]
     assert cluster.submit("stop", job_id)[0] == 0

@@ -119,7 +119,7 @@ def test_a_run_is_not_continued_with_another_recipe(
     light_recipe: Path, light_run: Bucket, settings: list[str], named: str
 ) -> None:
     process = Process(light_recipe, light_run, *settings)
-    assert process.process.wait(120) == 2
+    assert process.process.wait(within(120)) == 2
     error = process.log.read_text().strip().splitlines()
     assert len(error) == 1
     assert named in error[0]

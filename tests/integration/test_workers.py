@@ -87,7 +87,7 @@ def test_when_a_worker_is_killed_the_others_end_in_one_line_and_two_go_on_from_w
     with Workers([light_recipe_file] * 2, run) as workers:
         workers.wait_for("step 14/40")
         workers.processes[killed].kill()
-        assert workers.processes[left].wait(60) == 1
+        assert workers.processes[left].wait(within(60)) == 1
         assert f"catdog: failed: worker {left} of 2: another one has ended" in workers.told(left)
     with Workers([light_recipe_file] * 2, run) as again:
         assert again.wait() == [0, 0], again.told(0) + again.told(1)
@@ -100,7 +100,7 @@ def test_a_worker_with_another_recipe_is_refused(light_recipe_file: Path, tmp_pa
     other = light_recipe_file.with_name("other.toml")
     other.write_text(light_recipe_file.read_text().replace("1e-2", "2e-2"))
     with Workers([light_recipe_file, other], run) as workers:
-        assert workers.processes[1].wait(60) == 2
+        assert workers.processes[1].wait(within(60)) == 2
         assert "worker 1 differs from the first one in phases.0.learning_rate: 0.01 → 0.02" in workers.told(1)
 
 
