@@ -178,7 +178,9 @@ def live(folder: str, plan: Plan, life: Life) -> int | None:
         Checkpoints(run, plan.keep) as checkpoints,
     ):
         patch.setattr(trainer, "_build_state", lambda start: World(plan, life, asked))
-        recipe, newest = start_of_run._begin(run, plan.recipe, manifest, checkpoints, lease)
+        recipe, newest = start_of_run._begin(
+            run, plan.recipe, manifest, checkpoints, lease, plan.recipe.data.global_batch
+        )
         order, group = SimpleNamespace(steps_per_epoch=PER_EPOCH), WorkerGroup(strategy)
         start = Start(recipe, run, None, manifest, order, None, None, None, group, checkpoints, lease, newest)
         best, _, _ = trainer._train_all(start, asked, lambda line, committed: None, 0.0)
