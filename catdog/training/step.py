@@ -80,9 +80,10 @@ def make_train_step(strategy: tf.distribute.Strategy, state: TrainingState, sett
         return reduced, norm, sums
 
     def apply(reduced: list[tf.Tensor], step: tf.Tensor, finite: tf.Tensor) -> None:
-        changed = (
-            [each.value for each in (*variables, *optimizer.variables)] + state.average if scale is not None else []
-        )
+        """Without a loss scale `finite` is not looked at."""
+        if scale is None:
+            return update(reduced, step)
+        changed = [each.value for each in (*variables, *optimizer.variables)] + state.average
         before = [tf.identity(each) for each in changed]
         update(reduced, step)
         for each, value in zip(changed, before, strict=True):

@@ -67,15 +67,7 @@ def light_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def light_recipe_file(light_recipe: Path, tmp_path: Path) -> Path:
-    """That one for the light backbone, in a folder of the test's own as well."""
+    """That recipe in a folder of the test's own, where what it runs may write its logs."""
     path = tmp_path / "light.toml"
     path.write_text(light_recipe.read_text())
-    return path
-
-
-@pytest.fixture
-def recipe_file(small_recipe: Path, tmp_path: Path) -> Path:
-    """The recipe in a folder of its own, where what the test runs may write its logs."""
-    path = tmp_path / "small.toml"
-    path.write_text(small_recipe.read_text())
     return path
