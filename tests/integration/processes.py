@@ -15,10 +15,12 @@ import numpy as np
 
 from catdog.storage import Bucket
 from catdog.training.checkpoint import Checkpoints
+from tests.integration.forked import Environment, Forked
 from tests.pace import within
 
 STEPS = 40
 CATDOG = (sys.executable, "-m", "catdog", "train")
+Start = Callable[[Sequence[str], Path, Environment], Forked | subprocess.Popen[bytes]]
 
 
 class Process:
@@ -30,12 +32,11 @@ class Process:
         run: Bucket,
         *settings: str,
         command: Sequence[str] = CATDOG,
-        environment: dict[str, str] | None = None,
+        start: Start = Forked,
+        environment: Environment = None,
     ) -> None:
         self.log = recipe.parent / f"{time.monotonic_ns()}.log"
-        with open(self.log, "wb") as log:
-            words = [*command, str(recipe), "--run", run.uri, *settings]
-            self.process = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
+        self.process = start([*command, str(recipe), "--run", run.uri, *settings], self.log, environment)
 
     def wait_until(self, reached: Callable[[str], bool]) -> None:
         """Wait until `reached` holds of what the run has printed."""
@@ -57,7 +58,7 @@ class Process:
 
 
 class TfConfigGroup:
-    """Processes that TF_CONFIG tells of each other, one a command, without a GPU, what they print in files."""
+    """Processes that TF_CONFIG tells of each other, one a command of Python, without a GPU, what they print in files."""
 
     def __init__(self, commands: Sequence[Sequence[str]], logs: Path) -> None:
         with ExitStack() as closing:
@@ -68,8 +69,7 @@ class TfConfigGroup:
             self.logs.append(logs / f"{time.monotonic_ns()}-{worker}.log")
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": worker}}
             environment = os.environ | {"TF_CONFIG": json.dumps(config), "CUDA_VISIBLE_DEVICES": "-1"}
-            with open(self.logs[-1], "wb") as log:
-                self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+            self.processes.append(Forked(command, self.logs[-1], environment))
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ from catdog.storage import Bucket
 from infra import ray_node
 from job.node import leave
 from job.tf_config import free_port
+from tests.integration.forked import spawned
 from tests.integration.processes import Process
 from tests.pace import within
 
@@ -151,7 +152,7 @@ class Job(Process):
         self.examples = recipe.parent / "examples"
         command = [sys.executable, "-c", DRIVER, str(self.examples), str(pause), "light" if light else "whole"]
         environment = os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
-        super().__init__(recipe, run, *settings, command=command, environment=environment)
+        super().__init__(recipe, run, *settings, command=command, start=spawned, environment=environment)
 
     def workers(self) -> dict[int, int]:
         """The process of each worker of the newest group, by rank."""

@@ -5,8 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,9 @@ from catdog import __version__
 from catdog.runs.folder import read_commit
 from catdog.runs.listing import find_runs
 from catdog.storage import open_bucket
+from tests.integration.forked import Forked
+from tests.integration.processes import light
+from tests.pace import within
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -29,11 +30,10 @@ def run(tmp_path: Path) -> Path:
 
 def train(run: Path, *settings: str, stop_at: int = 0, catdog: Path = ROOT) -> tuple[int, str]:
     """The command that began the run, with the catdog of a checkout; its exit code, and what it tells."""
-    program = [sys.executable, "-m", "tests.integration.small_backbone", str(stop_at), "0"]
-    words = ["train", str(KEPT / "recipe.toml"), "--data.uri", str(KEPT / "data"), "--run", str(run), *settings]
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(catdog)}
-    done = subprocess.run([*program, *words], cwd=catdog, env=environment, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+    words = [str(KEPT / "recipe.toml"), "--data.uri", str(KEPT / "data"), "--run", str(run), *settings]
+    log = run.with_suffix(".log")
+    process = Forked([*light(stop_at), *words], log, os.environ | {"PYTHONPATH": str(catdog)})
+    return process.wait(within(300)), log.read_text()
 
 
 def require_the_end_of_0_1_0(run: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from catdog.storage import Bucket, open_bucket
 from infra.ray_node import PATIENCE
+from tests.integration.forked import spawned
 from tests.integration.processes import Process, assert_close, past
 from tests.pace import within
 
@@ -128,7 +129,7 @@ def test_a_job_submitted_to_two_hosts_with_all_in_the_bucket_ends_on_the_one_tha
     recipe.write_text(re.sub('uri = ".*"', 'uri = "gs://catdog/data"', small_recipe.read_text()))
     command = head.command(sys.executable, "-m", "job.submit")
     words = ("--address", f"http://{HEAD}:8265", "--workers", "1-2", "--env", "STORAGE_EMULATOR_HOST")
-    job = Process(recipe, open_bucket("gs://catdog/run"), *words, command=command)
+    job = Process(recipe, open_bucket("gs://catdog/run"), *words, command=command, start=spawned)
     job.wait_until(past(14))
     other.lose()
     told = job.finish()

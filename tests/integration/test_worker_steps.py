@@ -11,7 +11,6 @@ import pytest
 from catdog.recipe import Data, Model, Optimizer, Phase, Recipe, Run, to_toml
 from catdog.storage import Bucket
 from catdog.training.state import INITIAL_SCALE
-from tests.integration import worker_steps
 from tests.integration.processes import TfConfigGroup
 from tests.integration.worker_steps import STEPS, trace
 
@@ -29,7 +28,7 @@ def traces_of_two(recipe: Recipe, folder: Path, *, spoilt: bool = False) -> list
     """What each of two workers has traced."""
     path = folder / "recipe.toml"
     path.write_text(to_toml(recipe))
-    command = [sys.executable, worker_steps.__file__, str(path), json.dumps(spoilt)]
+    command = [sys.executable, "-m", "tests.integration.worker_steps", str(path), json.dumps(spoilt)]
     outputs = [folder / f"{worker}.npz" for worker in range(2)]
     with TfConfigGroup([[*command, str(output)] for output in outputs], folder) as cluster:
         assert cluster.wait() == [0, 0], cluster.told(0) + cluster.told(1)
