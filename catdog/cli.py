@@ -19,6 +19,7 @@ from catdog.command.printing import (
     print_manifest,
     print_near_duplicates,
     print_own_splits,
+    print_profile,
     print_pulled,
     print_runs,
     print_warnings,
@@ -135,6 +136,8 @@ class Train:
     """File in TOML with the settings of the run."""
     run: Annotated[str | None, arg(metavar="RUN_URI", help_behavior_hint="(default: the recipe's run.uri)")] = None
     """Where the run is written, or goes on."""
+    profile: bool = False
+    """Tell where the time of each phase goes, and trace some of its steps for TensorBoard; costs some speed."""
     settings: list[tuple[str, str]] = field(default_factory=list, init=False)
     """Fields of the recipe and their new values, filled in by `parse_command`."""
 
@@ -146,7 +149,7 @@ class Train:
         import_tensorflow()
         from catdog.training.trainer import train
 
-        metrics = train(recipe, began=began)
+        metrics = train(recipe, began=began, profiled=print_profile if self.profile else None)
         if metrics is not None:
             print_evaluation(metrics)
             tell(f"report {recipe.run.uri}/{REPORT}")

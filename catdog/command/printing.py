@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from catdog.evaluation.predict import Prediction
     from catdog.runs.listing import Summary
     from catdog.runs.pull import Pulled
+    from catdog.training.profiler import PhaseProfile
 
 _WARNINGS = 20  # of a kind that are printed
 
@@ -93,6 +94,19 @@ def print_evaluation(metrics: dict[str, Any]) -> None:
     tell(f"log loss {metrics['log_loss']:.4f}")
     if reason := no_verdict(metrics):
         tell(f"no verdict: {reason}")
+
+
+def print_profile(phases: Sequence["PhaseProfile"]) -> None:
+    """The seconds of each phase by part, and their share of it."""
+    from rich.table import Column
+    from rich.text import Text
+
+    def cell(phase: "PhaseProfile", part: str) -> str:
+        return f"{phase.seconds[part]:.1f} s {phase.seconds[part] / sum(phase.seconds.values()):4.0%}"
+
+    columns = [Column(Text(printable(phase.name)), justify="right") for phase in phases]
+    rows = [[part, *(cell(phase, part) for phase in phases)] for part in phases[0].seconds]
+    print_table(["time spent", *columns], [["steps", *(str(phase.steps) for phase in phases)], *rows])
 
 
 def print_runs(runs: Sequence["Summary"], now: float) -> None:

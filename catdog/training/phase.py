@@ -12,12 +12,13 @@ from catdog.data.shards import CLASSES
 from catdog.model import Cut, unfreeze
 from catdog.recipe import stores
 from catdog.training.frozen_part import FrozenPart
+from catdog.training.profiler import Profiler
 from catdog.training.running_metrics import RunningMetrics
 from catdog.training.schedule import Span
 from catdog.training.screen import say
 from catdog.training.start import Start
 from catdog.training.state import TrainingState
-from catdog.training.step import Batch, Predict, StepSettings, TakeStep, make_predict_step, make_train_step
+from catdog.training.step import Batch, Outcome, Predict, StepSettings, TakeStep, make_predict_step, make_train_step
 from catdog.training.stored_outputs import StoredOutputs, disk_for, stored_bytes
 from catdog.training.strategy import compiles, distributed
 from catdog.training.validation import Validate, make_validation
@@ -27,9 +28,17 @@ class Phase:
     """A phase from a step on: of pictures, or of the stored outputs of what it has frozen."""
 
     def __init__(
-        self, start: Start, state: TrainingState, predict: Predict, span: Span, step: int, window: RunningMetrics
+        self,
+        start: Start,
+        state: TrainingState,
+        predict: Predict,
+        span: Span,
+        step: int,
+        window: RunningMetrics,
+        profiler: Profiler,
     ) -> None:
         """`predict` is that of pictures, of which all phases have the same."""
+        profiler.start_phase(span.phase.name)
         recipe, strategy = start.recipe, start.strategy
         unfreeze(state.model, span.phase.unfreeze, batch_norm=recipe.model.from_scratch)
         with strategy.scope():
@@ -38,8 +47,8 @@ class Phase:
         counts = [start.manifest.per_class("train")[name] for name in CLASSES]
         cat, dog = (sum(counts) / (len(counts) * count) for count in counts)
         settings = StepSettings(recipe, recipe.model.from_scratch, (cat, dog), cut, compiles(recipe))
-        self.span = span
-        self.take_step: TakeStep = make_train_step(strategy, state, settings)
+        self.span, self._profiler = span, profiler
+        self._take_step: TakeStep = make_train_step(strategy, state, settings)
         if cut is None:
             self._batches = _pictures(start, span, step, window)
             batches = lambda: _whole_pictures(start)  # noqa: E731
@@ -50,8 +59,16 @@ class Phase:
         labels = start.val.labels.astype(np.float64)
         self.validate: Validate = make_validation(labels, batches, predict)
 
-    def next_batch(self) -> Batch:
-        return next(self._batches)
+    def step(self, step: int, stopping: bool) -> Outcome:
+        """Take the step that comes after so many, and tell the others whether this worker was asked to stop."""
+        profiler = self._profiler
+        with profiler.step(step):
+            with profiler.spent("data"):
+                batch = next(self._batches)
+            with profiler.spent("host"):
+                outcome = self._take_step(batch, self.span.learning_rate(step), step, stopping)
+            profiler.done(outcome["loss"])
+        return outcome
 
 
 def _pictures(start: Start, span: Span, step: int, window: RunningMetrics) -> Iterator[Batch]:

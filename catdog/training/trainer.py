@@ -20,6 +20,7 @@ from catdog.runs.folder import MODEL, state_name
 from catdog.training.checkpoint import Arrays
 from catdog.training.devices import devices
 from catdog.training.phase import Phase
+from catdog.training.profiler import Profiler, Told
 from catdog.training.progress import Progress, Report
 from catdog.training.schedule import span_after
 from catdog.training.screen import say
@@ -38,6 +39,7 @@ def train(
     listen: Listen = listening,
     report: Report = lambda line, committed: None,
     began: float | None = None,
+    profiled: Told | None = None,
 ) -> dict[str, Any] | None:
     """Run the recipe from its newest checkpoint, or from the start, to its evaluation on the test split.
 
@@ -45,7 +47,8 @@ def train(
     Every worker listens for a request to stop, by default for SIGTERM and Ctrl-C, from when the group is together until
     training is done; and calls `report` with each line of metrics, and once more with the last when all is committed.
     `began` is when the run did, of time.monotonic(), if that was before this call; the log tells how long it took to the
-    first step, and from the last one.
+    first step, and from the last one. `profiled` is told, when training ends, however it does, where the time went; for
+    that each step is waited for, and some are traced for TensorBoard.
     Returns what evaluation/test/metrics.json then holds, but to the other workers None. Raises CallerError for what the
     caller can mend, RunError for a run that can't go on, and Stopped once it was asked to stop and the state is
     committed.
@@ -58,7 +61,7 @@ def train(
                 if group.workers == 1:
                     asked.wake = start.cache.close
                 try:
-                    best, model, over = _train_all(start, asked, report, began)
+                    best, model, over = _train_all(start, asked, report, began, profiled)
                 except tf.errors.OpError as error:
                     if lacks_memory(error):
                         raise _no_memory(start) from error
@@ -80,16 +83,20 @@ def train(
         return metrics
 
 
-def _train_all(start: Start, asked: StopRequest, report: Report, began: float) -> tuple[int, keras.Sequential, float]:
+def _train_all(
+    start: Start, asked: StopRequest, report: Report, began: float, profiled: Told | None
+) -> tuple[int, keras.Sequential, float]:
     """Train from the newest checkpoint, or from the start, to the end; the step of the best one, the model, and when the
     last step was done."""
     with start.strategy.scope():
         state = _build_state(start)
     position, arrays = first_position(start, digest(state.model.layers[0].weights))
-    with closing(Progress(start, state, position, report, began)) as progress:
-        _loop(start, state, progress, arrays, asked)
+    profiler = Profiler(start.run if start.lease else None, profiled)
+    with closing(profiler), closing(Progress(start, state, position, report, began)) as progress:
+        _loop(start, state, progress, arrays, asked, profiler)
         over = time.monotonic()
-        return progress.finish(), state.model, over
+        with profiler.spent("checkpoint"):
+            return progress.finish(), state.model, over
 
 
 def _no_memory(start: Start) -> RunError:
@@ -102,7 +109,14 @@ def _no_memory(start: Start) -> RunError:
     )
 
 
-def _loop(start: Start, state: TrainingState, progress: Progress, arrays: Arrays | None, asked: StopRequest) -> None:
+def _loop(
+    start: Start,
+    state: TrainingState,
+    progress: Progress,
+    arrays: Arrays | None,
+    asked: StopRequest,
+    profiler: Profiler,
+) -> None:
     """Take the steps that are left of the run, from the arrays of the checkpoint that it goes on from, if there is one.
 
     At the top of each turn `step` steps are done. The turn validates if an epoch ends there, saves if it is time to, and
@@ -111,7 +125,7 @@ def _loop(start: Start, state: TrainingState, progress: Progress, arrays: Arrays
     # A snapshot belongs to the phase of the step that it was taken after.
     first, step = progress.position.step, max(progress.position.step - 1, 0)
     predict = make_predict_step(start.strategy, state.model)  # of pictures, in whatever phase
-    phase = Phase(start, state, predict, span_after(start.plan, step), first, progress.window)
+    phase = Phase(start, state, predict, span_after(start.plan, step), first, progress.window, profiler)
     if arrays is not None:
         try:
             state.restore(arrays)
@@ -122,22 +136,23 @@ def _loop(start: Start, state: TrainingState, progress: Progress, arrays: Arrays
     try:
         for step in range(first, total + 1):
             if progress.validation_due(step):
-                with state.averaged():
+                with profiler.spent("validation"), state.averaged():
                     metrics = phase.validate(agreement.reached_alone)
                 if metrics is not None:
-                    progress.validated(step, metrics)
+                    with profiler.spent("checkpoint"):
+                        progress.validated(step, metrics)
             elif progress.save_due(step):
-                progress.save(step)
+                with profiler.spent("checkpoint"):
+                    progress.save(step)
             if agreement.reached():
                 raise progress.committed_stop(step, asked)
             if step == total:
                 break
             start.check()
             if step == phase.span.stop:
-                phase = Phase(start, state, predict, span_after(start.plan, step), step, progress.window)
+                phase = Phase(start, state, predict, span_after(start.plan, step), step, progress.window, profiler)
                 progress.window.start_phase()
-            batch = phase.next_batch()
-            outcome = phase.take_step(batch, phase.span.learning_rate(step), step, agreement.asked())
+            outcome = phase.step(step, agreement.asked())
             agreement.add(outcome["stopping"])
             progress.stepped(step + 1, phase.span, outcome)
     except Closed:  # by a signal, while shards were waited for

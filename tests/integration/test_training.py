@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tomli_w
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
+from catdog.command.printing import print_profile
 from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.data.shards import load_manifest
@@ -24,10 +27,12 @@ from catdog.recipe import Recipe, load_recipe, override
 from catdog.storage import Bucket, open_bucket
 from catdog.training import phase
 from catdog.training.checkpoint import Checkpoints
+from catdog.training.profiler import PhaseProfile
 from catdog.training.progress import Progress
 from catdog.training.start import started
 from catdog.training.state import exported_weights
 from catdog.training.trainer import train
+from tests.integration.processes import assert_same
 
 
 @pytest.fixture
@@ -91,6 +96,40 @@ def test_a_run_begun_on_one_replica_goes_on_with_two(
     train(changed(recipe, {"run.strategy": "cpu:2"}))
     assert lines(recipe.run.uri)[: len(begun)] == begun  # their clock too: they were not made again
     assert losses(recipe.run.uri) == pytest.approx(losses(alone), abs=1e-3)
+
+
+def test_a_profiled_run_tells_where_its_time_went_and_ends_the_same(
+    recipe: Recipe, alone: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[PhaseProfile] = []
+    began = time.perf_counter()
+    train(recipe, profiled=told.extend)
+    seconds = time.perf_counter() - began
+    assert [(each.name, each.steps) for each in told] == [("frozen", 20), ("finetune", 20)]
+    for each in told:
+        assert list(each.seconds) == ["start", "data", "step", "validation", "checkpoint", "other"]
+        assert all(spent >= 0 for spent in each.seconds.values())
+    assert sum(spent for each in told for spent in each.seconds.values()) < seconds
+    assert_same(open_bucket(recipe.run.uri), open_bucket(alone))
+    traces = sorted(Path(recipe.run.uri).glob("tensorboard/plugins/profile/*/*.xplane.pb"))
+    assert [trace.parent.name for trace in traces] == ["step-00000003", "step-00000023"]
+    for trace in traces:
+        space = xplane_pb2.XSpace.FromString(trace.read_bytes())
+        named = {id: kind.name for plane in space.planes for id, kind in plane.event_metadata.items()}
+        steps = [
+            event
+            for plane in space.planes
+            for line in plane.lines
+            for event in line.events
+            if named.get(event.metadata_id) == "train"
+        ]
+        assert len(steps) == 5
+    capsys.readouterr()
+    print_profile(told)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == ["time", "spent", "frozen", "finetune"]
+    assert printed[1].split() == ["steps", "20", "20"]
+    assert [line.split()[0] for line in printed[2:]] == list(told[0].seconds)
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
