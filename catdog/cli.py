@@ -1,5 +1,6 @@
 """The `catdog` command: parse, call, print."""
 
+import math
 import sys
 import time
 import typing
@@ -19,6 +20,7 @@ from catdog.command.printing import (
     print_manifest,
     print_near_duplicates,
     print_own_splits,
+    print_plans,
     print_profile,
     print_pulled,
     print_runs,
@@ -29,6 +31,7 @@ from catdog.command.quiet_tensorflow import import_tensorflow
 from catdog.data.options import PrepareOptions, parse_keep
 from catdog.data.shards import NEAR_DUPLICATES, SKIPPED, load_manifest
 from catdog.errors import CallerError, hint, tell
+from catdog.planning.options import PlanOptions, parse_hosts
 from catdog.recipe import Cache, load_recipe
 from catdog.runs.folder import REPORT, evaluation_of, finished_recipe
 from catdog.storage import open_bucket
@@ -157,6 +160,47 @@ class Train:
 
 
 @dataclass
+class Plan:
+    """Tell what a recipe would take on other hosts, from its data set and a measurement of half a minute on this machine.
+
+    Example: catdog plan job/recipes/photos.toml --hosts 1,8 --gpus 8 --images-per-s 3000 --price 98.32
+    """
+
+    recipe: Annotated[Positional[Path], arg(metavar="RECIPE")]
+    """File in TOML with the settings of the run."""
+    hosts: Annotated[str, arg(metavar="N[,N...]")] = "1"
+    """Numbers of hosts to compare."""
+    gpus: int | None = None
+    """GPUs of each host, or 0 (default: those of this machine)."""
+    cpus: float | None = None
+    """Cores of each host (default: those of this machine)."""
+    images_per_s: float | None = None
+    """What one of its GPUs trains in the phase that trains most, as `catdog train` prints it (default: as this one's)."""
+    link: float = 25.0
+    """Gbit/s between a host and the others, and the bucket."""
+    price: float | None = None
+    """Of a host for an hour, in any currency."""
+    settings: list[tuple[str, str]] = field(default_factory=list, init=False)
+    """Fields of the recipe and their new values, filled in by `parse_command`."""
+
+    def execute(self) -> int:
+        hosts = parse_hosts(self.hosts)
+        options = PlanOptions(hosts, self.gpus, self.cpus, self.images_per_s, self.link)
+        if self.price is not None and not 0 <= self.price < math.inf:
+            raise CallerError(f"--price {self.price:g}: must be at least 0")
+        recipe = load_recipe(self.recipe, self.settings)
+        require_data(recipe)
+        import_tensorflow()
+        from catdog.planning.compare import compare
+
+        plans, refused = compare(recipe, options, lambda line: tell(line, file=sys.stderr))
+        print_plans(plans, self.price)
+        for line in refused:
+            tell(line)
+        return DONE
+
+
+@dataclass
 class Evaluate:
     """Evaluate a run's best model on one split of a data set, and write plots and figures into the run.
 
@@ -269,7 +313,7 @@ class Pull:
 
 
 # For a union that is written with bars tyro imports typeguard, which takes as long as itself.
-Command = typing.Union[Prepare, Verify, Train, Evaluate, Predict, Runs, Pull]  # noqa: UP007
+Command = typing.Union[Prepare, Verify, Plan, Train, Evaluate, Predict, Runs, Pull]  # noqa: UP007
 COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in typing.get_args(Command)}
 
 

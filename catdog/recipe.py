@@ -422,6 +422,12 @@ MAY_DIFFER = (
 )
 
 
+def trains_most(recipe: Recipe) -> Phase:
+    """The phase that trains most of the backbone."""
+    sizes = {"none": 0.0, "all": math.inf}
+    return max(recipe.phases, key=lambda phase: sizes.get(str(phase.unfreeze), phase.unfreeze))
+
+
 def stores(recipe: Recipe, phase: Phase) -> bool:
     """Whether a phase takes stored outputs of what it has frozen, in place of pictures."""
     return phase.views > 0 and phase.unfreeze != "all" and recipe.augment.mixup == 0

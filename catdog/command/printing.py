@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from catdog.data.duplicates import NearDuplicates
     from catdog.evaluation.predict import Prediction
+    from catdog.planning.plan import Plan
     from catdog.runs.listing import Summary
     from catdog.runs.pull import Pulled
     from catdog.training.profiler import PhaseProfile
@@ -107,6 +108,52 @@ def print_profile(phases: Sequence["PhaseProfile"]) -> None:
     columns = [Column(Text(printable(phase.name)), justify="right") for phase in phases]
     rows = [[part, *(cell(phase, part) for phase in phases)] for part in phases[0].seconds]
     print_table(["time spent", *columns], [["steps", *(str(phase.steps) for phase in phases)], *rows])
+
+
+def print_plans(plans: Sequence["Plan"], price: float | None) -> None:
+    """A line for each phase of each plan, and one for each plan."""
+    from rich.filesize import decimal
+    from rich.table import Column
+
+    def right(*titles: str) -> list[Column]:
+        return [Column(title, justify="right") for title in titles]
+
+    rows = [
+        [
+            str(plan.hosts.count),
+            phase.name,
+            *(
+                str(phase.steps),
+                f"{1000 * phase.step:.1f} ms",
+                f"{1000 * phase.parts['exchange'] / phase.steps:.1f} ms",
+            ),
+            *(_duration(phase.seconds), f"{phase.parts[phase.bottleneck] / phase.seconds:.0%} {phase.bottleneck}"),
+        ]
+        for plan in plans
+        for phase in plan.phases
+    ]
+    print_table([*right("hosts"), "phase", *right("steps", "a step", "exchange", "time"), "most of it"], rows)
+    totals = [
+        [
+            *(str(plan.hosts.count), _duration(plan.seconds), *map(decimal, (plan.read, plan.disk, plan.memory))),
+            *([] if price is None else [f"{plan.cost(price):,.2f}"]),
+        ]
+        for plan in plans
+    ]
+    print_table(
+        right(
+            "hosts", "in all", "from the bucket", "disk of each", "memory of each", *([] if price is None else ["cost"])
+        ),
+        totals,
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Hours, minutes and seconds; of less than a minute its tenths."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} h" if minutes >= 60 else f"{minutes}:{rest:02d} min"
 
 
 def print_runs(runs: Sequence["Summary"], now: float) -> None:

@@ -1,17 +1,12 @@
 """The precision in which a recipe trains fastest on the device at hand."""
 
 import math
-import time
 
-import numpy as np
 import tensorflow as tf
 
-from catdog.data.augment import DRAWS
 from catdog.evaluation.trained_model import lacks_memory
-from catdog.model import build, make_stateless, unfreeze
-from catdog.recipe import Recipe
-from catdog.training.state import TrainingState
-from catdog.training.step import Batch, StepSettings, TakeStep, make_train_step
+from catdog.recipe import Recipe, trains_most
+from catdog.training.timing import TimedStep
 
 _GAIN = 0.9
 """Of the time of a simpler precision: what a less simple one may take to be chosen."""
@@ -42,40 +37,9 @@ def fastest_precision(recipe: Recipe, rows: int) -> str:
 def seconds_a_step(recipe: Recipe, policy: str, rows: int) -> float:
     """Seconds of a training step of `rows` pictures under a policy, the least of five; infinite where memory lacks."""
     try:
-        step, batch = _step(recipe, policy), _batch(recipe, rows)
-
-        def timed(number: int) -> float:
-            began = time.perf_counter()
-            step(batch, 0.0, number, False)["loss"].numpy()
-            return time.perf_counter() - began
-
-        timed(0)
-        return min(timed(number) for number in range(1, 6))
+        _, least = TimedStep(recipe, trains_most(recipe), policy).seconds(rows)
+        return least
     except tf.errors.OpError as error:
         if lacks_memory(error):
             return math.inf
         raise
-
-
-def _step(recipe: Recipe, policy: str) -> TakeStep:
-    """That of the phase that trains most."""
-    model, scratch = build(recipe.model, recipe.data.side, precision=policy), recipe.model.from_scratch
-    sizes = {"none": 0.0, "all": math.inf}
-    most = max(recipe.phases, key=lambda phase: sizes.get(str(phase.unfreeze), phase.unfreeze))
-    unfreeze(model, most.unfreeze, batch_norm=scratch)
-    if scratch:
-        make_stateless(model, synchronize=False)
-    state = TrainingState(model, recipe, policy)
-    state.start_phase()
-    return make_train_step(tf.distribute.get_strategy(), state, StepSettings(recipe, scratch))
-
-
-def _batch(recipe: Recipe, rows: int) -> Batch:
-    random, side = np.random.default_rng(0), recipe.data.side
-    return {
-        "image": tf.constant(random.integers(0, 256, (rows, side, side, 3), np.uint8)),
-        "draws": tf.constant(random.random((rows, DRAWS), np.float32)),
-        "label": tf.constant(np.arange(rows) % 2, tf.float32),
-        "weight": tf.ones(rows),
-        "row": tf.range(rows),
-    }

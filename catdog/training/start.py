@@ -90,7 +90,7 @@ def started(recipe: Recipe) -> Iterator[Start]:
             f"{data.uri}: its train split holds no {lacking[0]}; prepare it from pictures of both classes"
         )
     require_weights(recipe.model)  # before anything is written
-    order = _order(recipe, manifest)
+    order = order_of(recipe, manifest)
     spans(recipe.phases, order.steps_per_epoch)  # told now if they are too many
     if (kind := recipe.run.strategy.partition(":"))[0] == "cpu":
         check_replicas(recipe, int(kind[2]))  # before so many devices are made
@@ -141,7 +141,8 @@ def first_position(start: Start, weights: str) -> tuple[Position, Arrays | None]
     return replace(position, recipe=recipe, digest=""), arrays
 
 
-def _order(recipe: Recipe, manifest: Manifest) -> Order:
+def order_of(recipe: Recipe, manifest: Manifest) -> Order:
+    """The order of the train split; raises CallerError where it does not fit the recipe."""
     shards = manifest.split("train")
     labels = tuple(shard.labels for shard in shards) if recipe.loss.balance == "oversample" else None
     sizes = tuple(shard.examples for shard in shards)

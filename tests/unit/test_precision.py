@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from catdog.recipe import Data, Model, Optimizer, Phase, Recipe, Run, check_replicas, differences, rows_of_a_replica
-from catdog.training import precision
+from catdog.training import precision, timing
 from catdog.training.precision import fastest_precision, seconds_a_step
 from catdog.training.strategy import compiles
 from tests.integration import small_backbone
@@ -70,7 +70,7 @@ def test_a_precision_for_which_memory_lacks_is_not_chosen(monkeypatch: pytest.Mo
         raise getattr(tf.errors, error)(None, None, "Dst tensor is not initialized.")
 
     monkeypatch.setattr("catdog.model._backbone", small_backbone.backbone)
-    monkeypatch.setattr(precision, "make_train_step", lambda *_: lacks)
+    monkeypatch.setattr(timing, "make_train_step", lambda *_: lacks)
     assert seconds_a_step(RECIPE, "float32", 4) == math.inf
 
 
