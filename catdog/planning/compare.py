@@ -5,13 +5,13 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from catdog.data.process_pool import cores
-from catdog.data.shards import load_manifest
+from catdog.data.shards import Manifest, load_manifest
 from catdog.errors import CallerError
 from catdog.planning.calibration import calibrate
 from catdog.planning.options import PlanOptions
 from catdog.planning.plan import Hosts, Job, Plan, faster, plan
 from catdog.recipe import Recipe
-from catdog.storage import open_bucket
+from catdog.storage import Bucket, open_bucket
 from catdog.training.start import order_of
 
 
@@ -28,16 +28,7 @@ def compare(recipe: Recipe, options: PlanOptions, tell: Callable[[str], None]) -
         tf.config.set_visible_devices([], "GPU")
     data = open_bucket(recipe.data.uri, patience=recipe.storage.patience)
     manifest = load_manifest(data)
-    steps = order_of(recipe, manifest).steps_per_epoch
-    train, val = manifest.split("train"), manifest.split("val")
-    job = Job(
-        recipe,
-        steps,
-        train=sum(shard.examples for shard in train),
-        val=sum(shard.examples for shard in val),
-        shards=sum(shard.bytes for shard in (*train, *val)),
-        in_bucket=data.local("") is None,
-    )
+    job = job_of(recipe, data, manifest)
     speed = calibrate(recipe, data, manifest, tell)
     if options.images_per_s is not None:
         speed = faster(speed, recipe, options.images_per_s)
@@ -49,3 +40,16 @@ def compare(recipe: Recipe, options: PlanOptions, tell: Callable[[str], None]) -
         except CallerError as error:
             refused.append(f"{count} hosts: {error}")
     return plans, refused
+
+
+def job_of(recipe: Recipe, data: Bucket, manifest: Manifest) -> Job:
+    """What is to be done; raises CallerError where the data set does not fit the recipe."""
+    train, val = manifest.split("train"), manifest.split("val")
+    return Job(
+        recipe,
+        order_of(recipe, manifest).steps_per_epoch,
+        train=sum(shard.examples for shard in train),
+        val=sum(shard.examples for shard in val),
+        shards=sum(shard.bytes for shard in (*train, *val)),
+        in_bucket=data.local("") is None,
+    )

@@ -21,6 +21,7 @@ from typing import Any
 from catdog.data.prepare import prepare
 from catdog.storage import Bucket, open_bucket
 from job.worker import work
+from tests.integration.forked import spawned
 from tests.integration.processes import TfConfigGroup
 
 RECIPE = """
@@ -119,7 +120,7 @@ def _two_alone(recipe: Path, run: Bucket) -> None:
 
 
 def _by_hand(recipe: Path, run: Bucket, *cores: str) -> None:
-    with TfConfigGroup([_pinned(own, "catdog", recipe, run) for own in cores], recipe.parent) as workers:
+    with TfConfigGroup([_pinned(own, "catdog", recipe, run) for own in cores], recipe.parent, start=spawned) as workers:
         if any(workers.wait()):
             raise SystemExit(workers.told(0) + workers.told(1))
 

@@ -58,9 +58,9 @@ class Process:
 
 
 class TfConfigGroup:
-    """Processes that TF_CONFIG tells of each other, one a command of Python, without a GPU, what they print in files."""
+    """Processes that TF_CONFIG tells of each other, one a command, without a GPU, what they print in files."""
 
-    def __init__(self, commands: Sequence[Sequence[str]], logs: Path) -> None:
+    def __init__(self, commands: Sequence[Sequence[str]], logs: Path, start: Start = Forked) -> None:
         with ExitStack() as closing:
             sockets = [closing.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in commands]
             addresses = [f"127.0.0.1:{end.getsockname()[1]}" for end in sockets]
@@ -69,7 +69,7 @@ class TfConfigGroup:
             self.logs.append(logs / f"{time.monotonic_ns()}-{worker}.log")
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": worker}}
             environment = os.environ | {"TF_CONFIG": json.dumps(config), "CUDA_VISIBLE_DEVICES": "-1"}
-            self.processes.append(Forked(command, self.logs[-1], environment))
+            self.processes.append(start(command, self.logs[-1], environment))
 
     def __enter__(self) -> Self:
         return self
