@@ -26,7 +26,7 @@ UV := $(call uv_on,.venv)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-local recipe-and-data bucket train-bucket cluster submit cluster-down test test-slow test-kills fuzz image image-test check-infra audit lint bench tensorboard lock clean
+.PHONY: help setup train-local recipe-and-data bucket train-bucket cluster submit cluster-down test test-slow test-gpu test-kills fuzz image image-test check-infra audit lint bench tensorboard lock clean
 
 help: ## Show what there is
 	@echo 'make TARGET, where TARGET is one of'
@@ -87,6 +87,9 @@ fuzz: $(SETUP) ## Try mutated inputs of each parser, others each time: [ARGS="re
 
 test-slow: $(SETUP) ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(SETUP) ## Show on a GPU what is said of GPUs, and how fast it trains
+	CATDOG_GPU=$${CATDOG_GPU:-yes} $(BIN)/python -m pytest -m gpu tests/gpu -rs -s
 
 test-kills: $(SETUP) ## Kill each command at random moments, a hundred times, and look at how it ends
 	$(BIN)/python -m pytest -m kills

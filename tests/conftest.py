@@ -17,7 +17,8 @@ from tests.stand_ins.fake_store import FakeStore
 
 _CPU = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
-tf.config.set_visible_devices([], "GPU")
+if "CATDOG_GPU" not in os.environ:  # which `make test-gpu` sets
+    tf.config.set_visible_devices([], "GPU")
 
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, processes ignore it

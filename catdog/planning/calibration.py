@@ -14,8 +14,9 @@ from catdog.data.pipeline import picture_dataset, surfaced
 from catdog.data.process_pool import cores
 from catdog.data.records import Records
 from catdog.data.shards import Manifest, pinned
+from catdog.errors import CallerError
 from catdog.planning.plan import PhaseSpeed, Speed
-from catdog.recipe import Phase, Recipe, rows_of_a_replica, stores
+from catdog.recipe import Phase, Recipe, check_replicas, rows_of_a_replica, stores
 from catdog.storage import Bucket
 from catdog.training.frozen_part import FrozenPart
 from catdog.training.precision import fastest_precision
@@ -50,7 +51,8 @@ def _phase(recipe: Recipe, phase: Phase, policy: str, rows: int) -> PhaseSpeed:
     stored = stores(recipe, phase)
     step = TimedStep(recipe, phase, policy, stored=stored, xla=compiles(recipe))
     start, whole = step.seconds(rows)
-    _, part = step.seconds(few := max(rows // 4, 1))
+    few = min(rows_of_a_replica(recipe, replicas) for replicas in (1, 2, 4) if _trainable(recipe, replicas))
+    _, part = step.seconds(few)
     row = max(0.0, whole - part) / (rows - few) if rows > few else whole / rows
     strategy = tf.distribute.get_strategy()
     random, side, output = np.random.default_rng(0), recipe.data.side, 0
@@ -66,6 +68,14 @@ def _phase(recipe: Recipe, phase: Phase, policy: str, rows: int) -> PhaseSpeed:
     images = tf.constant(random.integers(0, 256, (rows, side, side, 3), np.uint8))
     forward = _fastest(lambda: pass_through(images)) / rows
     return PhaseSpeed(start, max(0.0, whole - rows_of_a_replica(recipe, 1) * row), row, forward, step.gradients, output)
+
+
+def _trainable(recipe: Recipe, replicas: int) -> bool:
+    try:
+        check_replicas(recipe, replicas)
+    except CallerError:
+        return False
+    return True
 
 
 def _fastest(call: Callable[[], object]) -> float:

@@ -9,7 +9,7 @@ from catdog.data.augment import DRAWS
 from catdog.model import Cut, build, make_stateless, unfreeze
 from catdog.recipe import Phase, Recipe
 from catdog.training.state import TrainingState
-from catdog.training.step import Batch, StepSettings, make_train_step
+from catdog.training.step import Batch, StepSettings, TakeStep, make_train_step
 
 
 class TimedStep:
@@ -26,7 +26,7 @@ class TimedStep:
         state.start_phase()
         self.cut = Cut(self.model, phase.unfreeze) if stored else None
         settings = StepSettings(recipe, scratch, cut=self.cut, xla=xla)
-        self._step = make_train_step(tf.distribute.get_strategy(), state, settings)
+        self.take: TakeStep = make_train_step(tf.distribute.get_strategy(), state, settings)
 
     @property
     def gradients(self) -> int:
@@ -35,16 +35,17 @@ class TimedStep:
 
     def seconds(self, rows: int) -> tuple[float, float]:
         """Of the first step of so many rows, which is traced, and of the fastest of five more."""
-        batch = self._batch(rows)
+        batch = self.batch(rows)
 
         def timed(number: int) -> float:
             began = time.perf_counter()
-            self._step(batch, 0.0, number, False)["loss"].numpy()
+            self.take(batch, 0.0, number, False)["loss"].numpy()
             return time.perf_counter() - began
 
         return timed(0), min(timed(number) for number in range(1, 6))
 
-    def _batch(self, rows: int) -> Batch:
+    def batch(self, rows: int) -> Batch:
+        """So many made-up pictures, or outputs."""
         random, side = np.random.default_rng(0), self._recipe.data.side
         given = (
             {"image": tf.constant(random.integers(0, 256, (rows, side, side, 3), np.uint8))}
