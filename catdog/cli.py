@@ -1,6 +1,5 @@
 """The `catdog` command: parse, call, print."""
 
-import math
 import sys
 import time
 import typing
@@ -161,33 +160,31 @@ class Train:
 
 @dataclass
 class Plan:
-    """Tell what a recipe would take on other hosts, from its data set and a measurement of half a minute on this machine.
+    """Tell what a recipe would take on other hosts, by its data set and what is measured on this machine, in a minute or so.
 
-    Example: catdog plan job/recipes/photos.toml --hosts 1,8 --gpus 8 --images-per-s 3000 --price 98.32
+    Example: catdog plan job/recipes/cats_vs_dogs.toml --hosts 1,2 --gpus 8 --images-per-s 3000 --price 98.32
     """
 
     recipe: Annotated[Positional[Path], arg(metavar="RECIPE")]
     """File in TOML with the settings of the run."""
     hosts: Annotated[str, arg(metavar="N[,N...]")] = "1"
     """Numbers of hosts to compare."""
-    gpus: int | None = None
-    """GPUs of each host, or 0 (default: those of this machine)."""
-    cpus: float | None = None
-    """Cores of each host (default: those of this machine)."""
-    images_per_s: float | None = None
-    """What one of its GPUs trains in the phase that trains most, as `catdog train` prints it (default: as this one's)."""
-    link: float = 25.0
+    gpus: int = PlanOptions.gpus
+    """GPUs of each host; -1 stands for those of this machine."""
+    cpus: float = PlanOptions.cpus
+    """Cores of each host; 0 stands for those of this machine."""
+    images_per_s: float = PlanOptions.images_per_s
+    """Pictures that one GPU takes a second, without stored outputs, in the phase that trains most; 0: as here."""
+    link: float = PlanOptions.link
     """Gbit/s between a host and the others, and the bucket."""
-    price: float | None = None
+    price: float = PlanOptions.price
     """Of a host for an hour, in any currency."""
     settings: list[tuple[str, str]] = field(default_factory=list, init=False)
     """Fields of the recipe and their new values, filled in by `parse_command`."""
 
     def execute(self) -> int:
         hosts = parse_hosts(self.hosts)
-        options = PlanOptions(hosts, self.gpus, self.cpus, self.images_per_s, self.link)
-        if self.price is not None and not 0 <= self.price < math.inf:
-            raise CallerError(f"--price {self.price:g}: must be at least 0")
+        options = PlanOptions(hosts, self.gpus, self.cpus, self.images_per_s, self.link, self.price)
         recipe = load_recipe(self.recipe, self.settings)
         require_data(recipe)
         import_tensorflow()
@@ -196,7 +193,7 @@ class Plan:
         plans, refused = compare(recipe, options, lambda line: tell(line, file=sys.stderr))
         print_plans(plans, self.price)
         for line in refused:
-            tell(line)
+            tell(line, file=sys.stderr)
         return DONE
 
 

@@ -18,7 +18,9 @@ def require_uris(recipe: Recipe) -> None:
 
 
 def require_data(recipe: Recipe) -> None:
-    """Raises CallerError where there is no data set."""
+    """Raises CallerError where there is no data set, or its place is not named."""
+    if not recipe.data.uri:
+        raise CallerError("data.uri is empty: name its place with --data.uri")
     load_manifest(open_bucket(recipe.data.uri, patience=recipe.storage.patience))
 
 

@@ -110,8 +110,8 @@ def print_profile(phases: Sequence["PhaseProfile"]) -> None:
     print_table(["time spent", *columns], [["steps", *(str(phase.steps) for phase in phases)], *rows])
 
 
-def print_plans(plans: Sequence["Plan"], price: float | None) -> None:
-    """A line for each phase of each plan, and one for each plan."""
+def print_plans(plans: Sequence["Plan"], price: float) -> None:
+    """A line for each phase of each plan, and one for each plan, with its cost if there is a price."""
     from rich.filesize import decimal
     from rich.table import Column
 
@@ -136,14 +136,12 @@ def print_plans(plans: Sequence["Plan"], price: float | None) -> None:
     totals = [
         [
             *(str(plan.hosts.count), _duration(plan.seconds), *map(decimal, (plan.read, plan.disk, plan.memory))),
-            *([] if price is None else [f"{plan.cost(price):,.2f}"]),
+            *([f"{plan.cost(price):,.2f}"] if price else []),
         ]
         for plan in plans
     ]
     print_table(
-        right(
-            "hosts", "in all", "from the bucket", "disk of each", "memory of each", *([] if price is None else ["cost"])
-        ),
+        right("hosts", "in all", "from the bucket", "disk of each", "memory of each", *(["cost"] if price else [])),
         totals,
     )
 

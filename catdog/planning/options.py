@@ -1,6 +1,5 @@
 """What `catdog plan` is asked."""
 
-import math
 from dataclasses import dataclass
 
 from catdog.errors import CallerError
@@ -13,23 +12,27 @@ class PlanOptions:
 
     hosts: tuple[int, ...] = (1,)
     """Numbers of hosts."""
-    gpus: int | None = None
-    """GPUs of each; None stands for those of this machine."""
-    cpus: float | None = None
-    """Cores of each; None stands for those of this machine."""
-    images_per_s: float | None = None
-    """What a GPU of theirs trains; None stands for what this one does."""
+    gpus: int = -1
+    """GPUs of each; -1 stands for those of this machine."""
+    cpus: float = 0.0
+    """Cores of each; 0 stands for those of this machine."""
+    images_per_s: float = 0.0
+    """What a GPU of theirs trains; 0 stands for what this one does."""
     link: float = 25.0
     """Gbit/s between a host and the others, and the bucket."""
+    price: float = 0.0
+    """Of a host for an hour; 0 where nobody asks."""
 
     def __post_init__(self) -> None:
-        for name in ("cpus", "images_per_s", "link"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise CallerError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
-        if self.gpus is not None and not 0 <= self.gpus <= 1024:
-            raise CallerError(f"--gpus {brief(self.gpus)}: must be at least 0 and at most 1024")
-        if self.images_per_s is not None and not self.gpus:
+        for name in ("cpus", "images_per_s", "link", "price"):
+            value, open_to_us = getattr(self, name), name != "link"
+            if not (1e-3 <= value <= 1e6 or (open_to_us and value == 0)):
+                raise CallerError(f"--{name.replace('_', '-')} {value:g}: must be at least 0.001 and at most 1e6")
+        if not -1 <= self.gpus <= 1024:
+            raise CallerError(
+                f"--gpus {brief(self.gpus)}: must be at least 0 and at most 1024, or -1 for those of here"
+            )
+        if self.images_per_s and self.gpus < 1:
             raise CallerError("--images-per-s is that of a GPU: give --gpus, those of each host")
 
 

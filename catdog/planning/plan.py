@@ -32,7 +32,7 @@ class PhaseSpeed:
     """Seconds that a phase takes on the device that was measured."""
 
     start: float
-    """Of its first step, which is traced and compiled."""
+    """Of what comes before the first step and once with it: tracing, compiling."""
     fixed: float
     """Of any other step, whatever its rows."""
     row: float
@@ -125,16 +125,19 @@ def plan(job: Job, speed: Speed, hosts: Hosts) -> Plan:
     check_replicas(job.recipe, hosts.count * hosts.replicas)
     limit = job.recipe.cache.max_bytes
     both = list(zip(job.recipe.phases, speed.phases, strict=True))
-    outputs = [each.output * (_views(phase, each) * job.train + job.val) / hosts.count for phase, each in both]
+    outputs = [
+        each.output * (min(phase.views, phase.epochs) * job.train + job.val) / hosts.count for phase, each in both
+    ]
+    stored = [0 < size <= limit for size in outputs]
     shards = job.shards / hosts.count if job.in_bucket else 0
-    kept = shards + max(outputs) <= limit
+    kept = shards + max(size for size in (0, *outputs) if size <= limit) <= limit
     phases, read = [], 0.0
-    for phase, each in both:
-        planned = _plan_phase(job, phase, each, speed, hosts)
-        passes = 1 if kept else _views(phase, each) or phase.epochs
-        fetched = 0.0 if kept and read else shards * passes
+    for (phase, each), stores in zip(both, stored, strict=True):
+        planned = _plan_phase(job, phase, each, speed, hosts, stored=stores)
+        times = (0 if read else 1) if kept else _passes(phase, stored=stores)
+        fetched = shards * times
         # Shards are fetched while others are trained on.
-        meanwhile = (planned.seconds - planned.parts["start"]) * passes / phase.epochs
+        meanwhile = (planned.seconds - planned.parts["start"]) * times / phase.epochs
         planned.parts["bucket"] = max(0.0, fetched / hosts.link - meanwhile)
         phases.append(planned)
         read += fetched
@@ -142,20 +145,19 @@ def plan(job: Job, speed: Speed, hosts: Hosts) -> Plan:
         hosts,
         tuple(phases),
         read=round(read * hosts.count),
-        disk=round(min(shards + sum(outputs), limit)),
+        disk=round(min(shards + sum(size for size in outputs if size <= limit), limit)),
         memory=speed.memory + 16 * job.train,  # an epoch's order is made of two numbers an example
     )
 
 
 def faster(speed: Speed, recipe: Recipe, images_per_s: float) -> Speed:
-    """The speed of a GPU that trains so many images a second in the phase that trains most, in the proportions of what was
-    measured."""
-    most, rows = recipe.phases.index(trains_most(recipe)), recipe.data.global_batch
-    measured = speed.phases[most].fixed / rows + speed.phases[most].row
-    factor = 1 / images_per_s / measured
+    """The speed of a GPU that takes so many pictures a second in the phase that trains most, without stored outputs, in the
+    proportions of what was measured; a step takes no less than here whatever its rows."""
+    most = speed.phases[recipe.phases.index(trains_most(recipe))]
+    factor = 1 / images_per_s / (most.row + (most.forward if most.output else 0.0))
 
     def scaled(each: PhaseSpeed) -> PhaseSpeed:
-        return replace(each, fixed=each.fixed * factor, row=each.row * factor, forward=each.forward * factor)
+        return replace(each, row=each.row * factor, forward=each.forward * factor)
 
     return replace(speed, phases=tuple(map(scaled, speed.phases)), gpu=True)
 
@@ -169,25 +171,26 @@ def exchange_seconds(gradients: int, hosts: Hosts, *, gpu: bool) -> float:
     return 2 * (hosts.count - 1) / hosts.count * gradients / hosts.link + messages * LATENCY
 
 
-def _views(phase: Phase, speed: PhaseSpeed) -> int:
-    """How many views of each picture a phase stores outputs of."""
-    return min(phase.views, phase.epochs) if speed.output else 0
+def _passes(phase: Phase, *, stored: bool) -> int:
+    """In how many epochs pictures are looked at."""
+    return min(phase.views, phase.epochs) if stored else phase.epochs
 
 
-def _plan_phase(job: Job, phase: Phase, own: PhaseSpeed, speed: Speed, hosts: Hosts) -> PhasePlan:
+def _plan_phase(job: Job, phase: Phase, own: PhaseSpeed, speed: Speed, hosts: Hosts, *, stored: bool) -> PhasePlan:
     replicas, steps = hosts.count * hosts.replicas, phase.epochs * job.steps_per_epoch
-    # A picture is trained on or passes through what is frozen; in a phase that takes pictures the latter is validation.
-    validated = job.val * (1 if own.output else phase.epochs)
-    passing = validated + _views(phase, own) * job.train
+    passes = _passes(phase, stored=stored)
+    # Where a step takes outputs, pictures pass through what is frozen; those of validation, which are not varied, once.
+    passing = job.val * (1 if stored else phase.epochs) + (passes * job.train if own.output else 0)
     decoded = passing + (0 if own.output else steps * job.recipe.data.global_batch)
     rows = rows_of_a_replica(job.recipe, replicas)
-    slower = 1.0 if speed.gpu else speed.cores / hosts.cores
-    compute = (steps * (own.fixed + rows * own.row) + passing / replicas * own.forward) * slower
+    slower = 1.0 if speed.gpu else speed.cores * hosts.replicas / hosts.cores
+    stepping, passing_through = steps * (own.fixed + rows * own.row), passing / replicas * own.forward
     decoding = decoded / hosts.count * speed.decode / hosts.cores
+    meanwhile = passing_through + stepping * passes / phase.epochs
     parts = {
-        "start": own.start * slower,
-        "compute": compute,
-        "decoding": max(0.0, decoding - compute) if speed.gpu else decoding,
+        "start": own.start,
+        "compute": (stepping + passing_through) * slower,
+        "decoding": max(0.0, decoding - meanwhile) if speed.gpu else decoding,
         "exchange": steps * exchange_seconds(own.gradients, hosts, gpu=speed.gpu),
     }
     return PhasePlan(phase.name, steps, parts)

@@ -46,7 +46,8 @@ class Phase:
             cut = Cut(state.model, span.phase.unfreeze) if stores(recipe, span.phase) else None
         counts = [start.manifest.per_class("train")[name] for name in CLASSES]
         cat, dog = (sum(counts) / (len(counts) * count) for count in counts)
-        settings = StepSettings(recipe, recipe.model.from_scratch, (cat, dog), cut, compiles(recipe))
+        xla = compiles(recipe, len(tf.config.get_visible_devices("GPU")))
+        settings = StepSettings(recipe, recipe.model.from_scratch, (cat, dog), cut, xla)
         self.span, self._profiler = span, profiler
         self._take_step: TakeStep = make_train_step(strategy, state, settings)
         if cut is None:

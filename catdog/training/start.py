@@ -82,24 +82,13 @@ def started(recipe: Recipe) -> Iterator[Start]:
     run, data = (open_bucket(uri, patience=recipe.storage.patience) for uri in (recipe.run.uri, recipe.data.uri))
     recipe = as_begun(recipe, recipe_of(run))
     manifest = load_manifest(data)
-    for split, use in (("val", "choose the best weights by"), ("test", "evaluate on")):
-        if not any(shard.examples for shard in manifest.split(split)):
-            raise CallerError(f"{data.uri}: has no {split} split to {use}; prepare it with --{split} above 0")
-    if lacking := [name for name, count in manifest.per_class("train").items() if count == 0]:
-        raise CallerError(
-            f"{data.uri}: its train split holds no {lacking[0]}; prepare it from pictures of both classes"
-        )
-    require_weights(recipe.model)  # before anything is written
-    order = order_of(recipe, manifest)
-    spans(recipe.phases, order.steps_per_epoch)  # told now if they are too many
+    order = require_trainable(recipe, data, manifest)
     if (kind := recipe.run.strategy.partition(":"))[0] == "cpu":
         check_replicas(recipe, int(kind[2]))  # before so many devices are made
     group = make_group(recipe.run.strategy)
     check_replicas(recipe, group.strategy.num_replicas_in_sync)
     if group.chief:
         require_ours(run)
-    if data.local("") is None:
-        require_limit(recipe.cache, _held_at_once(recipe, manifest))
     pins = pinned(data, [*manifest.split("train"), *manifest.split("val")])
     for warning in manifest.one_sided() if group.chief else ():
         say(f"warning: {warning}")
@@ -141,8 +130,24 @@ def first_position(start: Start, weights: str) -> tuple[Position, Arrays | None]
     return replace(position, recipe=recipe, digest=""), arrays
 
 
-def order_of(recipe: Recipe, manifest: Manifest) -> Order:
-    """The order of the train split; raises CallerError where it does not fit the recipe."""
+def require_trainable(recipe: Recipe, data: Bucket, manifest: Manifest) -> Order:
+    """The order of the train split; raises CallerError where the recipe can't be trained on the data set."""
+    for split, use in (("val", "choose the best weights by"), ("test", "evaluate on")):
+        if not any(shard.examples for shard in manifest.split(split)):
+            raise CallerError(f"{data.uri}: has no {split} split to {use}; prepare it with --{split} above 0")
+    if lacking := [name for name, count in manifest.per_class("train").items() if count == 0]:
+        raise CallerError(
+            f"{data.uri}: its train split holds no {lacking[0]}; prepare it from pictures of both classes"
+        )
+    require_weights(recipe.model)
+    order = _order(recipe, manifest)
+    spans(recipe.phases, order.steps_per_epoch)  # too many of them are told now
+    if data.local("") is None:
+        require_limit(recipe.cache, _held_at_once(recipe, manifest))
+    return order
+
+
+def _order(recipe: Recipe, manifest: Manifest) -> Order:
     shards = manifest.split("train")
     labels = tuple(shard.labels for shard in shards) if recipe.loss.balance == "oversample" else None
     sizes = tuple(shard.examples for shard in shards)

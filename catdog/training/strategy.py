@@ -46,10 +46,11 @@ def allow_memory_growth() -> None:
             tf.config.experimental.set_memory_growth(gpu, True)
 
 
-def compiles(recipe: Recipe) -> bool:
-    """Whether XLA compiles a step. Each replica compiles its own, so `auto` leaves several GPUs of a process as they are."""
+def compiles(recipe: Recipe, gpus: int) -> bool:
+    """Whether XLA compiles a step of a process with so many GPUs. Each replica compiles its own, so `auto` leaves several as
+    they are."""
     if recipe.run.xla == "auto":
-        return len(tf.config.get_visible_devices("GPU")) == 1 and not recipe.model.from_scratch
+        return gpus == 1 and not recipe.model.from_scratch
     return recipe.run.xla == "on"
 
 

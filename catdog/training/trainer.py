@@ -91,8 +91,8 @@ def _train_all(
     with start.strategy.scope():
         state = _build_state(start)
     position, arrays = first_position(start, digest(state.model.layers[0].weights))
-    profiler = Profiler(start.run if start.lease else None, profiled)
-    with closing(profiler), closing(Progress(start, state, position, report, began)) as progress:
+    profiler = Profiler(start.run, profiled if start.lease else None)
+    with profiler, closing(Progress(start, state, position, report, began)) as progress:
         _loop(start, state, progress, arrays, asked, profiler)
         over = time.monotonic()
         with profiler.spent("checkpoint"):
@@ -145,7 +145,8 @@ def _loop(
                 with profiler.spent("checkpoint"):
                     progress.save(step)
             if agreement.reached():
-                raise progress.committed_stop(step, asked)
+                with profiler.spent("checkpoint"):
+                    raise progress.committed_stop(step, asked)
             if step == total:
                 break
             start.check()

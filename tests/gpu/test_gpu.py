@@ -98,7 +98,7 @@ from catdog.recipe import load_recipe
 from catdog.training.strategy import compiles
 from catdog.training.timing import TimedStep
 recipe = load_recipe(sys.argv[1])
-step = TimedStep(recipe, recipe.phases[-1], sys.argv[3], xla=compiles(recipe))
+step = TimedStep(recipe, recipe.phases[-1], sys.argv[3], xla=compiles(recipe, 1))
 batch = step.batch(recipe.data.global_batch)
 for number in range(2):
     step.take(batch, 1e-5, number, False)["loss"].numpy()

@@ -8,6 +8,7 @@ from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.storage import Bucket, open_bucket
 from tests.integration import small_backbone
+from tests.integration.forked import spawned
 from tests.integration.processes import Process, light
 from tests.integration.small import RECIPE, draw_pictures
 
@@ -37,9 +38,9 @@ def small_recipe(tmp_path_factory: pytest.TempPathFactory, small_data: Bucket) -
 
 @pytest.fixture(scope="session")
 def undisturbed(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
-    """A run of the recipe from its start to its end."""
+    """A run of the recipe from its start to its end, in a process with hashes and draws of its own."""
     run = open_bucket(str(tmp_path_factory.mktemp("undisturbed") / "run"))
-    Process(small_recipe, run).finish()
+    Process(small_recipe, run, start=spawned).finish()
     return run
 
 
@@ -53,9 +54,9 @@ def light_recipe(tmp_path_factory: pytest.TempPathFactory, small_recipe: Path) -
 
 @pytest.fixture(scope="session")
 def light_run(light_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
-    """A run of it with a backbone of a few hundred weights, undisturbed from its start to its end."""
+    """A run of it with a backbone of a few hundred weights, undisturbed from its start to its end, in a process as that one."""
     run = open_bucket(str(tmp_path_factory.mktemp("light") / "run"))
-    Process(light_recipe, run, command=light()).finish()
+    Process(light_recipe, run, command=light(), start=spawned).finish()
     return run
 
 

@@ -1,5 +1,6 @@
 """Commands of this Python in processes of their own, forked from one that has imported TensorFlow: that takes 8 s of a core."""
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -12,8 +13,14 @@ from pathlib import Path
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["catdog.cli", "catdog.training.trainer"])
 
-
 Environment = Mapping[str, str] | None
+
+
+@atexit.register
+def _kill_what_a_failed_test_has_left() -> None:
+    """Before multiprocessing asks it to end, and waits for that."""
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 def spawned(words: Sequence[str], log: Path, environment: Environment = None) -> subprocess.Popen[bytes]:
@@ -29,7 +36,7 @@ class Forked:
         assert words[0] == sys.executable
         environment = dict(os.environ if environment is None else environment)
         log.write_bytes(b"")  # may be read at once
-        # A daemon is asked to end with the tests, at the latest.
+        # A daemon is not waited for when the tests end.
         self._process = _SERVER.Process(target=_run, args=([*words[1:]], log, environment), daemon=True)
         self._process.start()
         assert self._process.pid is not None

@@ -32,11 +32,38 @@ def test_a_plan_knows_the_steps_of_the_run_and_its_stored_outputs(recipe: Recipe
     assert len(told) == 3
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer.accumulate": "3", "data.global_batch": "24"},
+        {"augment.mixup": "0.2", "data.streams": "2"},
+        {"model.weights": "none", "phases.0.unfreeze": "all", "phases.1.unfreeze": "all"},
+        {"data.global_batch": "4"},
+    ],
+    ids=["accumulate", "MixUp", "from scratch", "a row a stream"],
+)
+def test_a_step_is_measured_in_parts_that_the_recipe_can_be_cut_into(
+    light_recipe: Path, light_backbone: None, settings: dict[str, str]
+) -> None:
+    ours = load_recipe(light_recipe, [*settings.items()])
+    plans, _ = compare(ours, PlanOptions(gpus=0), lambda line: None)
+    assert all(phase.parts["compute"] > 0 for phase in plans[0].phases)
+
+
 def test_the_plan_of_gpus_that_are_not_here_needs_to_be_told_of_their_speed(
     light_recipe: Path, light_backbone: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["plan", str(light_recipe), "--gpus", "2"]) == 2
-    assert "give --images-per-s" in capsys.readouterr().err
+    for words, told in (
+        (["--gpus", "2"], "give --images-per-s"),
+        (["--gpus", "2", "--images-per-s", "9", "--run.strategy", "cpu:2"], "run.strategy = 'cpu:2' trains on no GPU"),
+        (["--gpus", "0", "--hosts", "5,6"], "5 hosts: data.streams = 4"),
+        (["--gpus", "x"], "--gpus 'x': must be a whole number"),
+        (["--price", "x"], "--price 'x': must be a number"),
+        (["--data.uri", ""], "data.uri is empty: name its place with --data.uri"),
+    ):
+        assert cli.run(["plan", str(light_recipe), *words]) == 2
+        out, err = capsys.readouterr()
+        assert told in err and err.count("\n") == 1 and out == ""
     words = ["plan", str(light_recipe), "--hosts", "1,2", "--gpus", "2", "--images-per-s", "1000", "--price", "3.6"]
     assert cli.run(words) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -43,10 +43,32 @@ def test_beside_a_gpu_the_cores_decode_meanwhile() -> None:
     assert plan(JOB, GPU, HOST).phases[1].parts["decoding"] == 0
 
 
-def test_a_gpu_of_so_many_images_a_second_trains_as_many() -> None:
+def test_a_gpu_of_so_many_images_a_second_takes_as_many_and_no_less_for_a_step_than_was_measured() -> None:
     speed = faster(CPU, RECIPE, 3000)
-    assert speed.gpu
-    assert 64 / (speed.phases[1].fixed + 64 * speed.phases[1].row) == pytest.approx(3000)
+    assert speed.gpu and 1 / speed.phases[1].row == pytest.approx(3000)
+    assert speed.phases[1].fixed == PICTURES.fixed
+    of_stored = replace(RECIPE, phases=RECIPE.phases[:1])
+    (frozen,) = faster(replace(CPU, phases=(STORED,)), of_stored, 3000).phases
+    assert 1 / (frozen.row + frozen.forward) == pytest.approx(3000)
+
+
+def test_outputs_that_the_cache_has_no_room_for_are_computed_in_each_epoch() -> None:
+    small = replace(JOB, recipe=replace(RECIPE, cache=Cache(max_bytes=1_000_000)), in_bucket=False)
+    frozen = plan(small, CPU, HOST).phases[0]
+    assert frozen.parts["decoding"] == pytest.approx(3 * (6400 + 640) * 0.002 / 2)
+    assert plan(small, CPU, HOST).disk == 0
+
+
+def test_a_gpu_hides_the_decoding_of_a_view_only_behind_the_epochs_that_see_it_first() -> None:
+    slow = replace(GPU, decode=0.2)
+    frozen = plan(JOB, slow, HOST).phases[0]
+    pictures, stepping = 2 * 6400 + 640, 300 * (0.001 + 64 * 0.0001)
+    assert frozen.parts["decoding"] == pytest.approx(pictures * 0.2 / 2 - pictures * 0.01 - stepping * 2 / 3)
+
+
+def test_logical_cpus_of_one_host_share_its_cores() -> None:
+    one, two = (plan(JOB, CPU, Hosts(1, replicas, 2.0, 1e9)).phases[1] for replicas in (1, 2))
+    assert two.parts["compute"] == pytest.approx(one.parts["compute"], rel=0.02)
 
 
 def test_hosts_exchange_in_a_ring_and_gpus_in_a_tree() -> None:
@@ -107,10 +129,12 @@ def test_what_are_no_numbers_of_hosts_is_refused_in_one_line(text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"cpus": 0.0}, "--cpus 0: must be above 0"),
-        ({"link": math.nan}, "--link nan: must be above 0"),
-        ({"gpus": 1, "images_per_s": math.inf}, "--images-per-s inf: must be above 0"),
-        ({"gpus": -1}, "--gpus -1: must be at least 0"),
+        ({"cpus": -1.0}, "--cpus -1: must be at least 0.001"),
+        ({"cpus": 1e-308}, "--cpus 1e-308: must be at least 0.001"),
+        ({"link": math.nan}, "--link nan: must be at least 0.001"),
+        ({"link": 0.0}, "--link 0: must be at least 0.001"),
+        ({"gpus": 1, "images_per_s": math.inf}, "--images-per-s inf: must be at least 0.001 and at most 1e6"),
+        ({"gpus": -2}, "--gpus -2: must be at least 0"),
         ({"images_per_s": 10.0}, "give --gpus"),
     ],
 )
