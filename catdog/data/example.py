@@ -4,6 +4,7 @@ The wire format is Protocol Buffers' (https://protobuf.dev/programming-guides/en
 and wire type before each field. An Example holds Features, which maps names to lists of bytes or integers.
 """
 
+import functools
 from collections.abc import Iterator
 
 Value = bytes | int
@@ -41,6 +42,7 @@ def holds_int(message: bytes, name: str, value: int) -> bool:
     return _entry(name, value) in message or decode_example(message).get(name) == value
 
 
+@functools.lru_cache(16)
 def _entry(name: str, value: Value) -> bytes:
     return _field(1, _field(1, name.encode()) + _field(2, _feature(value)))
 

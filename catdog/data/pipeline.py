@@ -138,7 +138,7 @@ def _fault(records: Records) -> str | None:
     with records.reading() as reader:
         for example in handed[handed >= 0].tolist():
             try:
-                stored = tf.io.parse_single_example(reader.read(example), _FEATURES)
+                stored = tf.io.parse_single_example(reader.read([example])[0], _FEATURES)
                 window = [0, 0, *(tf.cast(stored[f"image/{name}"], tf.int32) for name in ("height", "width"))]
                 tf.image.decode_and_crop_jpeg(stored["image/encoded"], tf.stack(window), channels=3)
             except _OF_RECORDS as error:
@@ -174,7 +174,8 @@ def _decode(encoded: tf.Tensor, window: tf.Tensor, side: int) -> tf.Tensor:
 
 def _element(reader: Reader, example: np.ndarray) -> Element:
     """The records of some examples, of which -1 is padding."""
-    content = [reader.read(index) if index >= 0 else _blank() for index in example.tolist()]
+    real = iter(reader.read(example[example >= 0].tolist()))
+    content = [next(real) if index >= 0 else _blank() for index in example.tolist()]
     return {"record": content, "weight": (example >= 0).astype(np.float32), "example": example}
 
 

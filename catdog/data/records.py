@@ -3,6 +3,8 @@
 import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 
@@ -16,13 +18,23 @@ from catdog.errors import FinalError
 from catdog.storage import Changed
 
 
+@dataclass(frozen=True)
+class _Index:
+    """Of the records of a shard."""
+
+    spans: np.ndarray
+    """Offset and length of each payload, int64 [records, 2]."""
+    seen: np.ndarray
+    """Bool [records]: whether what a payload holds was looked at, whose bytes are then known by their checksum."""
+
+
 class Records:
     """A split, to be read in passes. What stays from pass to pass is the index of each shard that was read from."""
 
     def __init__(self, shards: Sequence[Shard], cache: ShardCache) -> None:
         self._shards = tuple(shards)
         self._cache = cache
-        self._indices: dict[int, np.ndarray] = {}
+        self._indices: dict[int, _Index] = {}
         self.failure: Exception | None = None
         """What ended a pass early, as it was raised; TensorFlow tells of it in its own words only."""
         self.handed: deque[np.ndarray] = deque(maxlen=256)
@@ -60,9 +72,9 @@ class Records:
 
 
 class Reader:
-    """One pass over a split. A shard's file is opened for each read, a matter of microseconds, so that none stays open."""
+    """One pass over a split. A shard's file is opened for each batch, so that none stays open."""
 
-    def __init__(self, shards: Sequence[Shard], files: ShardFiles, indices: dict[int, np.ndarray]) -> None:
+    def __init__(self, shards: Sequence[Shard], files: ShardFiles, indices: dict[int, _Index]) -> None:
         self._shards = shards
         self._files = files
         self._indices = indices
@@ -72,30 +84,44 @@ class Reader:
         """Tell that the pass is at a step; what follows are its reads."""
         self._files.reach(step)
 
-    def read(self, example: int) -> bytes:
-        """The payload of one record, a serialized tf.train.Example.
+    def read(self, examples: Sequence[int]) -> list[bytes]:
+        """The payloads of some records, serialized tf.train.Examples, in their order; each shard's are read in one go.
 
-        Raises ValueError when the shard's file is broken or holds other than the manifest's number of records, Changed when
-        the record is not what was written or its file is another one than was pinned, and FinalError for a record that is
+        Raises ValueError when a shard's file is broken or holds other than the manifest's number of records, Changed when
+        a record is not what was written or its file is another one than was pinned, and FinalError for a record that is
         not of the class that the manifest says.
         """
-        number = int(np.searchsorted(self._starts, example, side="right")) - 1
+        numbers = np.searchsorted(self._starts, examples, side="right") - 1
+        found = [b""] * len(examples)
+        for number in np.unique(numbers).tolist():
+            wanted = np.flatnonzero(numbers == number).tolist()
+            with self._files.open(self._shards[number]) as file:
+                index = self._index(number, file)
+                for at in wanted:
+                    found[at] = self._payload(file, number, index, examples[at] - int(self._starts[number]))
+        return found
+
+    def _index(self, number: int, file: BinaryIO) -> _Index:
         shard = self._shards[number]
-        with self._files.open(shard) as file:
-            if number not in self._indices:
-                index = record_index(file)
-                if len(index) != shard.examples:
-                    raise ValueError(f"{file.name}: {len(index)} records, the manifest says {shard.examples}")
-                self._indices[number] = index
-            place = example - int(self._starts[number])
-            offset, length = self._indices[number][place].tolist()
-            try:
-                payload = checked_payload(file, offset, length)
-            except ValueError as error:
-                raise Changed(f"{file.name}: record {place}: {error}; `catdog verify` reads all of them") from None
+        if number not in self._indices:
+            spans = record_index(file)
+            if len(spans) != shard.examples:
+                raise ValueError(f"{file.name}: {len(spans)} records, the manifest says {shard.examples}")
+            self._indices[number] = _Index(spans, np.zeros(len(spans), np.bool_))
+        return self._indices[number]
+
+    def _payload(self, file: BinaryIO, number: int, index: _Index, place: int) -> bytes:
+        shard = self._shards[number]
+        offset, length = index.spans[place].tolist()
+        try:
+            payload = checked_payload(file, offset, length)
+        except ValueError as error:
+            raise Changed(f"{file.name}: record {place}: {error}; `catdog verify` reads all of them") from None
+        if not index.seen[place]:
             _require_label(payload, shard, place)
             _require_few_scans(payload, shard, place)
-            return payload
+            index.seen[place] = True
+        return payload
 
 
 def _require_few_scans(payload: bytes, shard: Shard, place: int) -> None:

@@ -46,11 +46,10 @@ def record_index(file: BinaryIO) -> np.ndarray:
 
 def checked_payload(file: BinaryIO, offset: int, length: int) -> bytes:
     """The payload that the index places at `offset`; raises ValueError unless its frame and its checksums are right."""
-    file.seek(offset - HEADER)
-    frame = file.read(HEADER + length + FOOTER)
-    payload = frame[HEADER:-FOOTER]
+    spans = (HEADER, offset - HEADER), (length, offset), (FOOTER, offset + length)
+    header, payload, footer = (os.pread(file.fileno(), size, at) for size, at in spans)  # no copy of the payload
     expected = _LENGTH.pack(length)
-    if (frame[:HEADER], frame[-FOOTER:]) != (expected + _masked_crc32c(expected), _masked_crc32c(payload)):
+    if (header, footer) != (expected + _masked_crc32c(expected), _masked_crc32c(payload)):
         raise ValueError("its checksum does not match its bytes")
     return payload
 

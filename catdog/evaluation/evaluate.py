@@ -125,7 +125,7 @@ def _mistakes(predictions: _Predictions, records: Records) -> list[Mistake]:
 def _features(records: Records, examples: Iterable[int], name: str) -> list[bytes]:
     """One feature, of bytes, of each example; raises RunError that names the record which has none such."""
     with records.reading() as reader:
-        return [_bytes(reader.read(index), name, records.place(index)) for index in examples]
+        return [_bytes(reader.read([index])[0], name, records.place(index)) for index in examples]
 
 
 def _bytes(payload: bytes, name: str, record: str) -> bytes:

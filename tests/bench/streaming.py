@@ -121,7 +121,7 @@ def read_all(cache: ShardCache, shards: Sequence[Shard]) -> None:
     with records.reading(order.needs(WHOLE, 0, order.steps_per_epoch)) as reader:
         for step, batch in enumerate(order.batches(0, order.steps_per_epoch)):
             reader.reach(step)
-            reader.read(int(batch.example[0]))
+            reader.read([int(batch.example[0])])
 
 
 def growth(folder: Path, times: int) -> None:

@@ -341,7 +341,7 @@ with open_cache(bucket, pinned(bucket, shards), Cache(str(folder), max_bytes=lim
     with Records(shards, cache).reading(order.needs(WHOLE, 0, order.steps_per_epoch)) as reader:
         for step, batch in enumerate(order.batches(0, order.steps_per_epoch)):
             reader.reach(step)
-            reader.read(int(batch.example[0]))
+            reader.read([int(batch.example[0])])
             if step % 50 == 0:
                 with contextlib.suppress(FileNotFoundError):  # it was evicted while the others were looked at
                     most = max(most, sum(path.stat().st_size for path in folder.glob("*.tfrecord")))

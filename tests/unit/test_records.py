@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pictures import damaged
 
 from catdog.data.cache import open_cache
@@ -45,8 +47,17 @@ def records(tmp_path: Path) -> Iterator[Records]:
 def test_an_example_is_the_record_at_its_place_over_all_shards(records: Records) -> None:
     assert records.sizes == SIZES
     with records.reading() as reader:
-        assert [reader.read(example) for example in range(len(PAYLOADS))] == PAYLOADS
-        assert reader.read(3) == PAYLOADS[3]
+        assert reader.read(range(len(PAYLOADS))) == PAYLOADS
+        assert reader.read([3]) == [PAYLOADS[3]]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 8)))
+def test_records_are_read_in_any_order_and_as_often_as_they_are_asked_for(
+    records: Records, examples: list[int]
+) -> None:
+    with records.reading() as reader:
+        assert reader.read(examples) == [PAYLOADS[example] for example in examples]
 
 
 def test_labels_are_those_that_the_manifest_has_for_the_examples(records: Records) -> None:
@@ -57,7 +68,7 @@ def test_labels_are_those_that_the_manifest_has_for_the_examples(records: Record
 def test_no_file_stays_open(records: Records) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with records.reading() as reader:
-        assert all(reader.read(example) for example in range(len(PAYLOADS)))
+        assert all(reader.read(range(len(PAYLOADS))))
         assert len(os.listdir("/proc/self/fd")) <= before
 
 
@@ -71,7 +82,7 @@ def test_a_shard_that_is_broken_or_holds_too_little_is_an_error_that_names_the_f
     with open_cache(open_bucket(str(tmp_path)), {}, Cache()) as cache:
         records = Records([shard(path.name, labels)], cache)
         with pytest.raises(ValueError, match=r"cut\.tfrecord") as caught, records.reading() as reader:
-            reader.read(0)
+            reader.read([0])
     assert records.failure is caught.value
 
 
@@ -93,7 +104,7 @@ def begun(path: Path) -> Iterator[Callable[[], list[bytes]]]:
     """What reads all records of a shard, which was checked before."""
     bucket, whole = open_bucket(str(path.parent)), Shard(NAME, "train", path.stat().st_size, crc32c(path), "0110")
     with open_cache(bucket, pinned(bucket, [whole]), Cache()) as cache, Records([whole], cache).reading() as reader:
-        yield lambda: [reader.read(example) for example in range(4)]
+        yield lambda: reader.read(range(4))
 
 
 def by_name(path: Path, content: bytes) -> None:
@@ -159,14 +170,14 @@ def test_a_bit_that_flips_on_the_disk_is_told_with_shard_and_record(path: Path, 
     """As a failing disk does it, of which the file's times tell nothing."""
     bucket, whole = open_bucket(str(path.parent)), shard(NAME, "0110")
     with open_cache(bucket, {}, Cache()) as cache, Records([whole], cache).reading() as reader:
-        assert reader.read(2) == PAYLOADS[2]
+        assert reader.read([2]) == [PAYLOADS[2]]
         with open(path, "rb") as file:
             offset, length = record_index(file)[2].tolist()
         at = {"length": -12, "its checksum": -1, "payload": length // 2, "its checksum too": length}[place]
         path.write_bytes(damaged(path.read_bytes(), offset + at))
-        assert reader.read(1) == PAYLOADS[1]
+        assert reader.read([1]) == [PAYLOADS[1]]
         with pytest.raises(Changed, match=rf"{NAME}: record 2: its checksum does not match its bytes"):
-            reader.read(2)
+            reader.read([2])
 
 
 @pytest.mark.parametrize(
@@ -181,9 +192,9 @@ def test_a_record_of_another_class_than_the_manifest_says_is_an_error_that_names
     with open_cache(open_bucket(str(tmp_path)), {}, Cache()) as cache:
         records = Records([shard("train-0", "0110")], cache)
         with records.reading() as reader:
-            assert [reader.read(example) for example in range(3)] == PAYLOADS[:3]
+            assert reader.read(range(3)) == PAYLOADS[:3]
             with pytest.raises(RunError, match=f"train-0 record 3: {told}"):
-                reader.read(3)
+                reader.read([3])
 
 
 def test_a_record_whose_picture_has_scans_without_end_is_not_decoded(tmp_path: Path) -> None:
@@ -192,4 +203,4 @@ def test_a_record_whose_picture_has_scans_without_end_is_not_decoded(tmp_path: P
     with open_cache(open_bucket(str(tmp_path)), {}, Cache()) as cache:
         records = Records([shard("train-0", "0")], cache)
         with records.reading() as reader, pytest.raises(FinalError, match="train-0 record 0: 101 scans are more than"):
-            reader.read(0)
+            reader.read([0])

@@ -63,5 +63,6 @@ def test_a_flipped_bit_anywhere_in_a_record_is_noticed(tmp_path: Path, place: st
         byte = file.read(1)[0]
         file.seek(at)
         file.write(bytes([byte ^ 8]))
+        file.flush()
         with pytest.raises(ValueError, match="checksum"):
             checked_payload(file, offset, length)
