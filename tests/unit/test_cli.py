@@ -207,7 +207,8 @@ def test_train_gets_the_recipe_with_its_last_overrides(data, tmp_path, monkeypat
     metrics = {"accuracy_interval": (0.5, 0.75), "accuracy": 0.625, "log_loss": 0.7, "examples": 8, "split": "test"}
     metrics["classes"] = {"cat": {"support": 4}, "dog": {"support": 4}}
 
-    def train(recipe: Recipe, began: float) -> dict[str, object]:
+    def train(recipe: Recipe, began: float, profiled: object) -> dict[str, object]:
+        assert profiled is None
         got.append(recipe)
         return metrics
 

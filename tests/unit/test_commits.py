@@ -26,6 +26,7 @@ from catdog.storage import Bucket, Folder, GoogleBucket, Stat, open_bucket
 from catdog.training import start as start_of_run
 from catdog.training import trainer
 from catdog.training.checkpoint import Arrays, Checkpoints
+from catdog.training.profiler import Profiler
 from catdog.training.running_metrics import RunningMetrics
 from catdog.training.schedule import Span
 from catdog.training.signals import StopRequest
@@ -137,12 +138,17 @@ class World:
 
 class FakePhase:
     def __init__(
-        self, start: Start, state: World, predict: Predict, span: Span, step: int, window: RunningMetrics
+        self,
+        start: Start,
+        state: World,
+        predict: Predict,
+        span: Span,
+        step: int,
+        window: RunningMetrics,
+        profiler: Profiler,
     ) -> None:
         self.span, self._state = span, state
-
-    def next_batch(self) -> None:
-        pass
+        profiler.start_phase(span.phase.name)
 
     def validate(self, stopped: Any) -> dict[str, float] | None:
         world = self._state
@@ -152,7 +158,7 @@ class FakePhase:
         world.reach("validated")
         return {"loss": world.plan.losses[world.done // PER_EPOCH - 1], "accuracy": 0.5}
 
-    def take_step(self, batch: None, learning_rate: float, step: int, stopping: bool) -> dict[str, tf.Tensor]:
+    def step(self, step: int, stopping: bool) -> dict[str, tf.Tensor]:
         self._state.done = step + 1
         self._state.reach("step")
         told = {"loss": 1.0, "correct": 2.0, "finite": True, "stopping": False}
@@ -183,7 +189,7 @@ def live(folder: str, plan: Plan, life: Life) -> int | None:
         )
         order, group = SimpleNamespace(steps_per_epoch=PER_EPOCH), WorkerGroup(strategy)
         start = Start(recipe, run, None, manifest, order, None, None, None, group, checkpoints, lease, newest)
-        best, _, _ = trainer._train_all(start, asked, lambda line, committed: None, 0.0)
+        best, _, _ = trainer._train_all(start, asked, lambda line, committed: None, 0.0, None)
         assert int(checkpoints.restore(best)[1]["done"]) == best
         return best
     return None
