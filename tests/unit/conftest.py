@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,14 +20,18 @@ from catdog.storage import open_bucket
 
 
 @pytest.fixture
-def deep_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder with folders named d in each other."""
-    with contextlib.chdir(tmp_path):
+def deep_folder() -> Iterator[Path]:
+    """A folder with folders named d in each other.
+
+    Not below tmp_path: pytest, whose way to delete them has a limit, would fail at what an interrupted run has left.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="catdog-deep-"))
+    with contextlib.chdir(folder):
         for _ in range(DEEP):
             os.mkdir("d")
             os.chdir("d")
-    yield tmp_path
-    subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)  # Python's own way has a limit
+    yield folder
+    subprocess.run(["rm", "-rf", folder], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ def mistake(arguments: list[str | Path], capsys: pytest.CaptureFixture[str]) -> 
     ("arguments", "told"),
     [
         (["trian", "x"], "'trian' is not a command: did you mean train?"),
-        (["qqq"], "'qqq' is not a command: there are prepare, verify, train, evaluate, predict"),
+        (["qqq"], "'qqq' is not a command: there are prepare, verify, plan, train, evaluate, predict"),
         (["--verbose"], "'--verbose' is not a command"),
         (["prepare"], "prepare lacks SOURCE and DATA_URI"),
         (["prepare", "drawn"], "prepare lacks DATA_URI: Where the data set is written"),

@@ -17,6 +17,7 @@ ROOMS = (
     ("catdog.runs",),
     ("catdog.evaluation",),
     ("catdog.training",),
+    ("catdog.planning",),
     ("catdog.command",),
     ("catdog.cli", "catdog.__main__"),
     ("job",),
