@@ -12,16 +12,19 @@ from catdog.storage import Folder, expanded, open_bucket
 def require_uris(recipe: Recipe) -> None:
     """Raises CallerError for the place of data or run if it is empty or none."""
     for name, uri, option in (("run.uri", recipe.run.uri, "--run"), ("data.uri", recipe.data.uri, "--data.uri")):
-        if not uri:
-            raise CallerError(f"{name} is empty: name its place with {option}")
+        _require_named(name, uri, option)
         open_bucket(uri)
 
 
 def require_data(recipe: Recipe) -> None:
     """Raises CallerError where there is no data set, or its place is not named."""
-    if not recipe.data.uri:
-        raise CallerError("data.uri is empty: name its place with --data.uri")
+    _require_named("data.uri", recipe.data.uri, "--data.uri")
     load_manifest(open_bucket(recipe.data.uri, patience=recipe.storage.patience))
+
+
+def _require_named(name: str, uri: str, option: str) -> None:
+    if not uri:
+        raise CallerError(f"{name} is empty: name its place with {option}")
 
 
 def open_folder(path: str) -> Folder:

@@ -125,9 +125,7 @@ def plan(job: Job, speed: Speed, hosts: Hosts) -> Plan:
     check_replicas(job.recipe, hosts.count * hosts.replicas)
     limit = job.recipe.cache.max_bytes
     both = list(zip(job.recipe.phases, speed.phases, strict=True))
-    outputs = [
-        each.output * (min(phase.views, phase.epochs) * job.train + job.val) / hosts.count for phase, each in both
-    ]
+    outputs = [each.output * (_passes(phase, stored=True) * job.train + job.val) / hosts.count for phase, each in both]
     stored = [0 < size <= limit for size in outputs]
     shards = job.shards / hosts.count if job.in_bucket else 0
     kept = shards + max(size for size in (0, *outputs) if size <= limit) <= limit

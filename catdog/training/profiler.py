@@ -26,10 +26,9 @@ class PhaseProfile:
     name: str
     began: float
     seconds: dict[str, float]
-    """By part: `start`, all until the first step is done; `data`, until a batch is there, whose stored outputs may have to be
-    computed; `host`, until a step is handed over
-    to a GPU, and `device`, until it is done there, or `step` for both, which a CPU does itself; `validation` and
-    `checkpoint`, as long as they hold the loop; and `other`."""
+    """By part: `start`, all until the first step is done; `data`, until a batch is there, whose stored outputs may have to
+    be computed; `host`, until a step is handed over to a GPU, and `device`, until it is done there, or `step` for both,
+    which a CPU does itself; `validation` and `checkpoint`, as long as they hold the loop; and `other`."""
     steps: int = 0
 
 

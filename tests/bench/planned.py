@@ -10,6 +10,7 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from catdog.command.quiet_tensorflow import import_tensorflow
@@ -68,9 +69,11 @@ def main() -> None:
         prepare(f"folder:{arguments.photos}", data)
         for number in range(arguments.rounds):
             recipe = folder / f"{number}.toml"
+            recipe.write_text(RECIPE.format(uri=data.uri, cache=folder / "cache"))
+            planned_for = _plans(recipe, data)
             for workers in (1, 2, 4):
                 recipe.write_text(RECIPE.format(uri=data.uri, cache=folder / f"cache-{number}-{workers}"))
-                planned, real = _planned(recipe, data, workers), _real(recipe, folder / f"{number}-{workers}", workers)
+                planned, real = planned_for(workers), _real(recipe, folder / f"{number}-{workers}", workers)
                 for phase, seconds in real.items():
                     ratios.setdefault((workers, phase), []).append(planned[phase] / seconds)
                     print(f"{number} {workers} {phase}: {planned[phase]:.1f} of {seconds:.1f} s", file=sys.stderr)
@@ -79,15 +82,20 @@ def main() -> None:
         print(f"{workers} workers, phase {phase}: {spread}")
 
 
-def _planned(path: Path, data: Bucket, workers: int) -> dict[str, float]:
+def _plans(path: Path, data: Bucket) -> Callable[[int], dict[str, float]]:
+    """A function that gives the planned seconds of each phase for so many workers, by what is measured now."""
     from catdog.planning.calibration import calibrate
     from catdog.planning.compare import job_of
     from catdog.planning.plan import Hosts, plan
 
     recipe, manifest = load_recipe(path), load_manifest(data)
-    speed = calibrate(recipe, data, manifest, lambda line: None)
-    found = plan(job_of(recipe, data, manifest), speed, Hosts(workers, 1, CORES / workers, LOOPBACK))
-    return {phase.name: phase.seconds - phase.parts["start"] for phase in found.phases}
+    job, speed = job_of(recipe, data, manifest), calibrate(recipe, data, manifest, lambda line: None)
+
+    def planned(workers: int) -> dict[str, float]:
+        found = plan(job, speed, Hosts(workers, 1, CORES / workers, LOOPBACK))
+        return {phase.name: phase.seconds - phase.parts["start"] for phase in found.phases}
+
+    return planned
 
 
 def _real(recipe: Path, run: Path, workers: int) -> dict[str, float]:

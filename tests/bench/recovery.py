@@ -16,11 +16,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from catdog.data.options import PrepareOptions
-from catdog.data.prepare import prepare
 from catdog.storage import open_bucket
 from tests.integration.ray_nodes import Job, Nodes
-from tests.integration.small import RECIPE, draw_pictures
+from tests.integration.small import small_recipe
 
 PAUSE = 0.3
 """Seconds that each step is held up, so that the run is still going on when the last kill comes."""
@@ -34,21 +32,12 @@ def main() -> None:
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as text, Nodes() as nodes:
         folder = Path(text)
-        recipe = _recipe(folder)
+        recipe = small_recipe(folder)
         for number in range(arguments.rounds):
             for name, seconds in _round(nodes, recipe, folder / f"run-{number}").items():
                 times.setdefault(name, []).append(seconds)
     for name, found in times.items():
         print(f"{name:12} {statistics.median(found):5.1f} s ({min(found):.1f} to {max(found):.1f})", flush=True)
-
-
-def _recipe(folder: Path) -> Path:
-    draw_pictures(folder / "pictures")
-    data = open_bucket(str(folder / "data"))
-    prepare(f"folder:{folder / 'pictures'}", data, PrepareOptions(side=64, shards=4))
-    path = folder / "small.toml"
-    path.write_text(RECIPE.replace("[data]", f'[data]\nuri = "{data.uri}"'))
-    return path
 
 
 def _round(nodes: Nodes, recipe: Path, run: Path) -> dict[str, float]:

@@ -7,11 +7,8 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from catdog.data.options import PrepareOptions
-from catdog.data.prepare import prepare
-from catdog.storage import open_bucket
 from catdog.training.devices import why_no_gpu
-from tests.integration.small import RECIPE, draw_pictures
+from tests.integration import small
 
 PRETEND = os.environ.get("CATDOG_GPU") == "pretend"
 HERE = Path(__file__).parent
@@ -34,13 +31,7 @@ def size() -> Size:
 @pytest.fixture(scope="session")
 def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe of four epochs of ten steps, with its data set of 200 drawn pictures."""
-    folder = tmp_path_factory.mktemp("small")
-    draw_pictures(folder / "pictures")
-    data = open_bucket(str(folder / "data"))
-    prepare(f"folder:{folder / 'pictures'}", data, PrepareOptions(side=64, shards=4))
-    path = folder / "small.toml"
-    path.write_text(RECIPE.replace("[data]", f'[data]\nuri = "{data.uri}"'))
-    return path
+    return small.small_recipe(tmp_path_factory.mktemp("small"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

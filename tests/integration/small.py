@@ -3,6 +3,9 @@
 from pathlib import Path
 
 from catdog.data import drawn_pictures
+from catdog.data.options import PrepareOptions
+from catdog.data.prepare import prepare
+from catdog.storage import open_bucket
 
 RECIPE = """
 [data]
@@ -38,3 +41,13 @@ def draw_pictures(folder: Path) -> None:
         place = folder / ("dog" if label else "cat")
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{index}.jpg").write_bytes(content)
+
+
+def small_recipe(folder: Path) -> Path:
+    """The recipe, with a data set of these pictures, in a folder."""
+    draw_pictures(folder / "pictures")
+    data = open_bucket(str(folder / "data"))
+    prepare(f"folder:{folder / 'pictures'}", data, PrepareOptions(side=64, shards=4))
+    path = folder / "small.toml"
+    path.write_text(RECIPE.replace("[data]", f'[data]\nuri = "{data.uri}"'))
+    return path
