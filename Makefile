@@ -80,7 +80,7 @@ recipe-and-data:
 	esac
 
 test: $(SETUP) ## Run the tests that CI runs
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(SETUP) ## Try mutated inputs of each parser, others each time: [ARGS="recipe zip --seconds 600"]
 	$(BIN)/python -m tests.fuzz $(ARGS)
