@@ -188,6 +188,34 @@ def _blank() -> bytes:
     return encode_example({"image/encoded": content.getvalue(), **sizes})
 
 
+def _in_turn(
+    elements: Callable[[], Iterator[Element]], count: int, signature: dict[str, tf.TensorSpec]
+) -> Callable[[tf.Tensor], Row]:
+    """A function of numbers 0, 1, ... `count` - 1 that gives the elements in turn; with each 0 they begin anew.
+
+    What `tf.data.Dataset.from_generator` does, but with a function that is not stateful to TensorFlow: where op determinism
+    is asked for, tf.data reads nothing ahead and decodes one picture at a time if any function of a dataset is.
+    """
+    names, dtypes = list(signature), [spec.dtype for spec in signature.values()]
+    kinds = [dtype.as_numpy_dtype for dtype in dtypes]
+    under_way: Iterator[Element] = iter(())
+
+    def element(number: np.int64) -> list[np.ndarray]:
+        nonlocal under_way
+        if number == 0:
+            under_way = elements()
+        given = next(under_way)
+        if number == count - 1:
+            next(under_way, None)  # the pass over the records ends
+        return [np.asarray(given[name], kind) for name, kind in zip(names, kinds, strict=True)]
+
+    def row(number: tf.Tensor) -> Row:
+        tensors = tf.numpy_function(element, [number], dtypes, stateful=False)
+        return {name: tf.ensure_shape(tensor, signature[name].shape) for name, tensor in zip(names, tensors, strict=True)}
+
+    return row
+
+
 def _dataset(
     elements: Callable[[], Iterator[Element]],
     image: Callable[[Row, Row], tf.Tensor],
@@ -214,8 +242,9 @@ def _dataset(
     # The tuner's thread sleeps twice as long each time, up to a minute, and may keep an iterator from ending till it wakes.
     options.autotune.enabled = False
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    options.experimental_optimization.map_parallelization = False  # of what is asked for in turn
     # Python hands over whole batches; cutting them up again lets every core decode single pictures.
-    dataset = tf.data.Dataset.from_generator(elements, output_signature=signature).prefetch(2 * of_a_step).unbatch()
+    dataset = tf.data.Dataset.range(count).map(_in_turn(elements, count, signature)).prefetch(2 * of_a_step).unbatch()
     dataset = dataset.map(decoded, num_parallel_calls=cores())
     dataset = dataset.batch(rows, drop_remainder=True).apply(tf.data.experimental.assert_cardinality(count))
     return dataset.prefetch(2 * of_a_step).with_options(options)

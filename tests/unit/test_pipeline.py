@@ -3,6 +3,9 @@
 import contextlib
 import io
 import itertools
+import multiprocessing
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from catdog.data.records import Records
 from catdog.data.shards import Shard
 from catdog.recipe import Augment, Cache, Data, Recipe
 from catdog.storage import open_bucket
+from tests.pace import within
 
 SIDE, STREAMS, BATCH, SIZES = 32, 3, 6, (5, 5, 5, 5, 4, 4)
 
@@ -75,15 +79,20 @@ def train(records, start=0, stop=6, share=WHOLE, **augment) -> list[dict[str, np
 
 
 class Noted:
-    """A cache that notes which of the shards were asked for."""
+    """A cache that notes which of the shards were asked for, and the passes that have not ended."""
 
     def __init__(self, paths):
         self._paths = {path.name: path for path in paths}
         self.read: set[int] = set()
+        self.passes = 0
 
     @contextlib.contextmanager
     def follow(self, shards, needs):
-        yield self
+        self.passes += 1
+        try:
+            yield self
+        finally:
+            self.passes -= 1
 
     def reach(self, step):
         pass
@@ -176,6 +185,44 @@ def test_a_worker_reads_its_own_shards_only_and_none_before_it_needs_them(paths)
     train(records, start=5, stop=6)
     of_examples = np.repeat(np.arange(len(SIZES)), SIZES)
     assert cache.read == set(of_examples[order.batch(5).example].tolist()) and len(cache.read) == STREAMS
+
+
+def test_each_pass_over_the_records_gives_the_same_and_ends_with_its_last_element(paths):
+    cache, records = noted(paths)
+    dataset = train_dataset(Order(SIZES, STREAMS, BATCH, 0), records, recipe(), start=0, stop=30)
+    first, again = ([element["example"].tolist() for element in dataset.as_numpy_iterator()] for _ in range(2))
+    assert first == again and len(first) == 30
+    assert cache.passes == 0
+
+
+def test_where_op_determinism_is_asked_for_records_are_read_ahead_and_the_elements_the_same(records, paths):
+    process = multiprocessing.get_context("spawn")
+    ours, theirs = process.Pipe()
+    child = process.Process(target=give_deterministically, args=(paths, theirs), daemon=True)
+    child.start()
+    theirs.close()
+    given = ours.recv()
+    for expected, element in zip(train(records), given, strict=True):
+        assert all((expected[name] == element[name]).all() for name in expected)
+    child.join()
+
+
+def give_deterministically(paths: list[Path], to: Connection) -> None:
+    """In a process of its own, for it cannot be asked for no longer."""
+    tf.config.experimental.enable_op_determinism()
+    _, records = noted(paths)
+    dataset = train_dataset(Order(SIZES, STREAMS, BATCH, 0), records, recipe(), start=0, stop=6)
+    elements = dataset.as_numpy_iterator()
+    first = next(elements)
+    wait_for(lambda: len(records.handed) >= 3)
+    to.send([first, *elements])
+
+
+def wait_for(condition) -> None:
+    end = time.monotonic() + within(20)
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_mixup_changes_the_draw_of_its_column_alone(records):
