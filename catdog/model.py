@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -76,12 +76,42 @@ def unfreeze(model: keras.Sequential, part: str | int, *, batch_norm: bool = Fal
 
 def make_stateless(model: keras.Sequential, *, synchronize: bool) -> None:
     """Ready a backbone for training from scratch: no stochastic depth (its draws would belong to a replica and could
-    not be repeated after a restart), and BatchNorm moments taken over all replicas when `synchronize` is set."""
+    not be repeated after a restart), and BatchNorm moments of `moments`, over all replicas when `synchronize` is set."""
     for layer in model.layers[0].layers:
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
         elif isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized = synchronize
+            assert callable(layer._moments), "this Keras takes the moments of a batch otherwise"
+            layer._moments = lambda inputs, mask: moments(inputs, synchronize)
+
+
+def moments(inputs: tf.Tensor, synchronize: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean and variance of each channel, float [C], of a batch, float [B, H, W, C]; of all replicas' if so wanted.
+
+    The gradient comes back as one tensor. Keras' own comes as two, which with a third make a sum of three, and TensorFlow
+    adds more than two in the order in which their memory happens to be free.
+    """
+    axes = [0, 1, 2]
+
+    def over_all(values: list[tf.Tensor]) -> list[tf.Tensor]:
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, values) if synchronize and context else values
+
+    @tf.custom_gradient
+    def of(x: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable[..., tf.Tensor]]:
+        own = tf.cast(tf.reduce_prod(tf.shape(x)[:3]), x.dtype)
+        total, count = over_all([tf.reduce_sum(x, axes), own])
+        mean = total / count
+        (squares,) = over_all([tf.reduce_sum(tf.math.squared_difference(x, mean), axes)])
+
+        def gradient(of_mean: tf.Tensor, of_variance: tf.Tensor) -> tf.Tensor:
+            of_mean, of_variance = over_all([of_mean, of_variance])
+            return of_mean / count + (x - mean) * (2.0 * of_variance / count)
+
+        return (mean, squares / count), gradient
+
+    mean, variance = of(inputs)
+    return mean, variance
 
 
 def logits(

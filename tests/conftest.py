@@ -1,4 +1,4 @@
-"""One TensorFlow for all tests, quiet, with two logical CPU devices for the strategy `cpu:2`; and a store."""
+"""One TensorFlow for all tests, quiet, with three logical CPU devices for the strategies up to `cpu:3`; and a store."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from tests.pace import within
 from tests.stand_ins.fake_store import FakeStore
 
 _CPU = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
+tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 3)
 if "CATDOG_GPU" not in os.environ:  # which `make test-gpu` sets
     tf.config.set_visible_devices([], "GPU")
 

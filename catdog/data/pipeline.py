@@ -211,7 +211,9 @@ def _in_turn(
 
     def row(number: tf.Tensor) -> Row:
         tensors = tf.numpy_function(element, [number], dtypes, stateful=False)
-        return {name: tf.ensure_shape(tensor, signature[name].shape) for name, tensor in zip(names, tensors, strict=True)}
+        return {
+            name: tf.ensure_shape(tensor, signature[name].shape) for name, tensor in zip(names, tensors, strict=True)
+        }
 
     return row
 

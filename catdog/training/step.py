@@ -40,16 +40,27 @@ def losses(labels: tf.Tensor, scores: tf.Tensor, settings: Loss, class_weights: 
 
     `labels` are float in 0..1 (MixUp makes them soft), `scores` are logits. "focal" multiplies by
     |target - probability| ** gamma, which for hard labels is the focal loss (Lin et al., 2017). "class_weight" and "focal"
-    multiply by the label's class weight.
+    multiply by the label's class weight. The gradient by the scores comes back as one tensor: tf.GradientTape would make a
+    sum of four, and TensorFlow adds more than two in the order in which their memory happens to be free.
     """
     targets = labels * (1.0 - settings.label_smoothing) + 0.5 * settings.label_smoothing
-    result = tf.nn.sigmoid_cross_entropy_with_logits(targets, scores)
-    if settings.balance == "focal":
-        result *= tf.pow(tf.abs(targets - tf.sigmoid(scores)) + 1e-7, settings.focal_gamma)
-    if settings.balance in ("class_weight", "focal"):
-        cat, dog = class_weights
-        result *= (1.0 - labels) * cat + labels * dog
-    return result
+    cat, dog = class_weights if settings.balance in ("class_weight", "focal") else (1.0, 1.0)
+    factors = (1.0 - labels) * cat + labels * dog
+
+    @tf.custom_gradient
+    def of(scores: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        probabilities = tf.sigmoid(scores)
+        entropy = tf.nn.sigmoid_cross_entropy_with_logits(targets, scores)
+        away = probabilities - targets
+        result, slope = entropy, away
+        if settings.balance == "focal":
+            distance, gamma = tf.abs(away) + 1e-7, settings.focal_gamma
+            focus = tf.pow(distance, gamma)
+            bend = gamma * tf.pow(distance, gamma - 1.0) * tf.sign(away) * probabilities * (1.0 - probabilities)
+            result, slope = entropy * focus, slope * focus + bend * entropy
+        return result * factors, lambda upstream: upstream * slope * factors
+
+    return of(scores)
 
 
 def make_train_step(strategy: tf.distribute.Strategy, state: TrainingState, settings: StepSettings) -> TakeStep:

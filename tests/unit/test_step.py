@@ -7,9 +7,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from catdog.data.augment import DRAWS
 from catdog.data.order import Share, replica_rows
+from catdog.model import make_stateless, moments
 from catdog.recipe import Augment, Data, Loss, Model, Optimizer, Recipe
 from catdog.training.state import INITIAL_SCALE, TrainingState
 from catdog.training.step import StepSettings, losses, make_predict_step, make_train_step
@@ -57,9 +59,9 @@ class Harness:
         self.strategy = make_strategy(f"cpu:{replicas}")
         with self.strategy.scope():
             model = small_model(precision)
-            normalization = model.layers[0].layers[3]
-            normalization.trainable = batch_norm
-            normalization.synchronized = batch_norm and replicas > 1
+            model.layers[0].layers[3].trainable = batch_norm
+            if batch_norm:
+                make_stateless(model, synchronize=replicas > 1)
             self.state = TrainingState(model, recipe, precision)
             self.state.start_phase()
         self.step = make_train_step(self.strategy, self.state, StepSettings(recipe, batch_norm, xla=xla))
@@ -322,3 +324,76 @@ def test_losses_are_what_their_papers_say(balance: str, smoothing: float) -> Non
     if balance != "none":
         expected *= np.where(labels == 1, 0.75, 1.5)
     np.testing.assert_allclose(losses(LABELS, SCORES, settings, (1.5, 0.75)).numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("balance", ["none", "class_weight", "focal"])
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_the_gradient_of_the_losses_is_what_differentiating_them_gives(balance: str, gamma: float) -> None:
+    settings = Loss(balance=balance, label_smoothing=0.1, focal_gamma=gamma)  # type: ignore[arg-type]
+    scores, labels = (t.reshape(-1) for t in np.meshgrid(np.linspace(-9, 9, 31), [0.0, 0.3, 1.0]))
+    upstream = np.linspace(0.5, 2, len(scores))
+    eps = 1e-6
+
+    def numeric(score: np.ndarray) -> np.ndarray:
+        targets = labels * 0.9 + 0.05
+        result = cross_entropy(targets, score)
+        if balance == "focal":
+            result = result * (np.abs(targets - 1 / (1 + np.exp(-score))) + 1e-7) ** gamma
+        return result if balance == "none" else result * ((1 - labels) * 1.5 + labels * 0.75)
+
+    variable = tf.constant(scores, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(variable)
+        told = losses(tf.constant(labels, tf.float32), variable, settings, (1.5, 0.75)) * upstream.astype(np.float32)
+    expected = (numeric(scores + eps) - numeric(scores - eps)) / (2 * eps) * upstream
+    np.testing.assert_allclose(told.numpy(), numeric(scores) * upstream, rtol=1e-4)
+    np.testing.assert_allclose(tape.gradient(told, variable).numpy(), expected, rtol=2e-3, atol=2e-5)
+
+
+def test_moments_and_their_gradient_are_those_of_the_batch() -> None:
+    rng = np.random.default_rng(0)
+    inputs, upstream = (tf.constant(rng.normal(3, 2, shape).astype(np.float32)) for shape in ((4, 5, 6, 3), (2, 3)))
+
+    def gradient(mean_and_variance: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            found = tf.stack(mean_and_variance(inputs))
+        return found, tape.gradient(found, inputs, upstream)
+
+    ours, theirs = gradient(lambda x: moments(x, False)), gradient(lambda x: tf.nn.moments(x, [0, 1, 2]))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize(
+    ("options", "batch_norm"),
+    [
+        ({}, False),
+        ({}, True),
+        ({"accumulate": 2}, False),
+        ({"balance": "focal", "mixup": 0.4, "ema": 0.9, "name": "adamw"}, False),
+    ],
+)
+def test_no_step_adds_more_than_two_at_once_for_their_order_would_be_left_to_chance(
+    options: dict[str, Any], batch_norm: bool, replicas: int
+) -> None:
+    """TensorFlow's AddN begins with whichever input nobody else still holds."""
+    changed = {
+        field: replace(
+            getattr(RECIPE, field), **{k: v for k, v in options.items() if hasattr(getattr(RECIPE, field), k)}
+        )
+        for field in ("optimizer", "loss", "augment")
+    }
+    harness = Harness(replicas, replace(RECIPE, **changed), batch_norm=batch_norm)
+    context.enable_graph_collection()
+    try:
+        harness.run(0)
+        graphs = context.export_run_metadata().function_graphs
+    finally:
+        context.disable_graph_collection()
+    optimized = [graph.post_optimization_graph for graph in graphs]
+    nodes = [node for graph in optimized for node in graph.node]
+    nodes += [node for graph in optimized for function in graph.library.function for node in function.node_def]
+    assert any(node.op == "Conv2DBackpropFilter" for node in nodes)
+    assert [node.name for node in nodes if node.op == "AddN" and node.attr["N"].i > 2] == []
