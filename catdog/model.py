@@ -81,7 +81,8 @@ def make_stateless(model: keras.Sequential, *, synchronize: bool) -> None:
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
         elif isinstance(layer, keras.layers.BatchNormalization):
-            assert callable(layer._moments), "this Keras takes the moments of a batch otherwise"
+            assert callable(getattr(layer, "_moments", None)), "this Keras takes the moments of a batch otherwise"
+            layer.synchronized = synchronize
             layer._moments = lambda inputs, mask: moments(inputs, synchronize)
 
 

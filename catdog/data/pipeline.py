@@ -118,7 +118,8 @@ def picture_dataset(
 def surfaced(batches: Iterable[T], records: Records) -> Iterator[T]:
     """The batches of a dataset on these records; what fails in reading them is raised as it was, with its traceback.
 
-    Raises RunError for a shard that is broken and for a record that holds no picture.
+    At the end, and where they are given up, the passes over the records end. Raises RunError for a shard that is broken
+    and for a record that holds no picture.
     """
     try:
         yield from batches
@@ -130,6 +131,8 @@ def surfaced(batches: Iterable[T], records: Records) -> Iterator[T]:
         if isinstance(error, _OF_RECORDS) and (fault := _fault(records)):
             raise RunError(f"{fault}; `catdog verify` tells more") from error
         raise
+    finally:
+        records.end_passes()
 
 
 def _fault(records: Records) -> str | None:
@@ -188,34 +191,35 @@ def _blank() -> bytes:
     return encode_example({"image/encoded": content.getvalue(), **sizes})
 
 
-def _in_turn(
-    elements: Callable[[], Iterator[Element]], count: int, signature: dict[str, tf.TensorSpec]
-) -> Callable[[tf.Tensor], Row]:
-    """A function of numbers 0, 1, ... `count` - 1 that gives the elements in turn; with each 0 they begin anew.
+class _InTurn:
+    """The elements of a generator by their number, for one iterator at a time that asks for 0, 1, ... `count` - 1.
 
-    What `tf.data.Dataset.from_generator` does, but with a function that is not stateful to TensorFlow: where op determinism
-    is asked for, tf.data reads nothing ahead and decodes one picture at a time if any function of a dataset is.
+    What `tf.data.Dataset.from_generator` is for, but with a function that is not stateful to TensorFlow: where op
+    determinism is asked for, tf.data reads nothing ahead and decodes one picture at a time if any function of a dataset
+    is. TensorFlow keeps the function, and so a pass that is given up; `surfaced` ends what that pass holds.
     """
-    names, dtypes = list(signature), [spec.dtype for spec in signature.values()]
-    kinds = [dtype.as_numpy_dtype for dtype in dtypes]
-    under_way: Iterator[Element] = iter(())
 
-    def element(number: np.int64) -> list[np.ndarray]:
-        nonlocal under_way
+    def __init__(
+        self, elements: Callable[[], Iterator[Element]], count: int, signature: dict[str, tf.TensorSpec]
+    ) -> None:
+        self._elements, self._count, self._signature = elements, count, signature
+        self._under_way: Iterator[tuple[int, Element]] = iter(())
+
+    def __call__(self, number: tf.Tensor) -> Row:
+        """The element of a number, which is a tensor, as tensors."""
+        dtypes = [spec.dtype for spec in self._signature.values()]
+        tensors = tf.numpy_function(self._next, [number], dtypes, stateful=False)
+        named = zip(self._signature.items(), tensors, strict=True)
+        return {name: tf.ensure_shape(tensor, spec.shape) for (name, spec), tensor in named}
+
+    def _next(self, number: np.int64) -> list[np.ndarray]:
         if number == 0:
-            under_way = elements()
-        given = next(under_way)
-        if number == count - 1:
-            next(under_way, None)  # the pass over the records ends
-        return [np.asarray(given[name], kind) for name, kind in zip(names, kinds, strict=True)]
-
-    def row(number: tf.Tensor) -> Row:
-        tensors = tf.numpy_function(element, [number], dtypes, stateful=False)
-        return {
-            name: tf.ensure_shape(tensor, signature[name].shape) for name, tensor in zip(names, tensors, strict=True)
-        }
-
-    return row
+            self._under_way = enumerate(self._elements())
+        at, element = next(self._under_way, (self._count, {}))
+        last = number == self._count - 1
+        if at != number or (last and next(self._under_way, None) is not None):  # with the last, the pass ends
+            raise RuntimeError(f"element {number} of {self._count} was asked for out of turn, or there are not so many")
+        return [np.asarray(element[name], spec.dtype.as_numpy_dtype) for name, spec in self._signature.items()]
 
 
 def _dataset(
@@ -246,7 +250,7 @@ def _dataset(
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     options.experimental_optimization.map_parallelization = False  # of what is asked for in turn
     # Python hands over whole batches; cutting them up again lets every core decode single pictures.
-    dataset = tf.data.Dataset.range(count).map(_in_turn(elements, count, signature)).prefetch(2 * of_a_step).unbatch()
+    dataset = tf.data.Dataset.range(count).map(_InTurn(elements, count, signature)).prefetch(2 * of_a_step).unbatch()
     dataset = dataset.map(decoded, num_parallel_calls=cores())
     dataset = dataset.batch(rows, drop_remainder=True).apply(tf.data.experimental.assert_cardinality(count))
     return dataset.prefetch(2 * of_a_step).with_options(options)

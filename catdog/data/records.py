@@ -35,6 +35,7 @@ class Records:
         self._shards = tuple(shards)
         self._cache = cache
         self._indices: dict[int, _Index] = {}
+        self._passes: list[contextlib.ExitStack] = []
         self.failure: Exception | None = None
         """What ended a pass early, as it was raised; TensorFlow tells of it in its own words only."""
         self.handed: deque[np.ndarray] = deque(maxlen=256)
@@ -64,11 +65,21 @@ class Records:
     def reading(self, needs: Iterable[Need] = ()) -> Iterator["Reader"]:
         """A pass over the split that reads what it needs, step by step; without needs, what it happens to ask for."""
         try:
-            with self._cache.follow(self._shards, iter(needs)) as files:
-                yield Reader(self._shards, files, self._indices)
+            with contextlib.ExitStack() as held:
+                self._passes.append(held)
+                yield Reader(
+                    self._shards, held.enter_context(self._cache.follow(self._shards, iter(needs))), self._indices
+                )
         except Exception as error:
             self.failure = error
             raise
+        finally:
+            self._passes.remove(held)
+
+    def end_passes(self) -> None:
+        """Let go of what passes hold that were given up."""
+        for held in list(self._passes):
+            held.close()
 
 
 class Reader:

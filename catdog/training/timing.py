@@ -22,11 +22,11 @@ class TimedStep:
         unfreeze(self.model, phase.unfreeze, batch_norm=scratch)
         if scratch:
             make_stateless(self.model, synchronize=False)
-        state = TrainingState(self.model, recipe, policy)
-        state.start_phase()
+        self.state = TrainingState(self.model, recipe, policy)
+        self.state.start_phase()
         self.cut = Cut(self.model, phase.unfreeze) if stored else None
         settings = StepSettings(recipe, scratch, cut=self.cut, xla=xla)
-        self.take: TakeStep = make_train_step(tf.distribute.get_strategy(), state, settings)
+        self.take: TakeStep = make_train_step(tf.distribute.get_strategy(), self.state, settings)
 
     @property
     def gradients(self) -> int:

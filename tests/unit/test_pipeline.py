@@ -16,11 +16,12 @@ from PIL import Image
 from catdog.data.augment import DRAWS, MIXUP, draws
 from catdog.data.cache import open_cache
 from catdog.data.order import WHOLE, Order, Share, evaluation_rows, replica_rows
-from catdog.data.pipeline import _decode, decode_whole, evaluation_dataset, train_dataset
+from catdog.data.pipeline import _decode, decode_whole, evaluation_dataset, surfaced, train_dataset
 from catdog.data.records import Records
 from catdog.data.shards import Shard
 from catdog.recipe import Augment, Cache, Data, Recipe
 from catdog.storage import open_bucket
+from catdog.training.strategy import ahead_on
 from tests.pace import within
 
 SIDE, STREAMS, BATCH, SIZES = 32, 3, 6, (5, 5, 5, 5, 4, 4)
@@ -195,20 +196,43 @@ def test_each_pass_over_the_records_gives_the_same_and_ends_with_its_last_elemen
     assert cache.passes == 0
 
 
+def test_a_pass_that_is_given_up_ends(paths):
+    cache, records = noted(paths)
+    order = Order(SIZES, STREAMS, BATCH, 0)
+    batches = surfaced(train_dataset(order, records, recipe(), start=0, stop=30), records)
+    next(batches)
+    assert cache.passes == 1
+    batches.close()
+    assert cache.passes == 0
+
+
+def test_two_iterators_at_once_get_the_right_elements_or_an_error(records):
+    dataset = train_dataset(Order(SIZES, STREAMS, BATCH, 0), records, recipe(), start=0, stop=30)
+    expected = [element["example"].tolist() for element in dataset.as_numpy_iterator()]
+    both = zip(dataset.as_numpy_iterator(), dataset.as_numpy_iterator(), strict=True)
+    got = []
+    with pytest.raises(tf.errors.OpError, match="out of turn"):
+        got.extend([each["example"].tolist() for each in pair] for pair in both)
+    assert got == [[each, each] for each in expected[: len(got)]]
+
+
 def test_where_op_determinism_is_asked_for_records_are_read_ahead_and_the_elements_the_same(records, paths):
     process = multiprocessing.get_context("spawn")
     ours, theirs = process.Pipe()
     child = process.Process(target=give_deterministically, args=(paths, theirs), daemon=True)
     child.start()
     theirs.close()
+    assert ours.poll(within(100))
     given = ours.recv()
     for expected, element in zip(train(records), given, strict=True):
         assert all((expected[name] == element[name]).all() for name in expected)
     child.join()
+    assert child.exitcode == 0
 
 
 def give_deterministically(paths: list[Path], to: Connection) -> None:
     """In a process of its own, for it cannot be asked for no longer."""
+    tf.config.set_visible_devices([], "GPU")
     tf.config.experimental.enable_op_determinism()
     _, records = noted(paths)
     dataset = train_dataset(Order(SIZES, STREAMS, BATCH, 0), records, recipe(), start=0, stop=6)
@@ -223,6 +247,14 @@ def wait_for(condition) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_batches_are_on_a_device_before_they_are_asked_for(records):
+    dataset = train_dataset(Order(SIZES, STREAMS, BATCH, 0), records, recipe(), start=0, stop=6)
+    there = list(ahead_on(dataset, "/CPU:1"))
+    assert {element[name].device.rpartition("/device:")[2] for element in there for name in element} == {"CPU:1"}
+    for expected, element in zip(train(records), there, strict=True):
+        assert all((expected[name] == element[name].numpy()).all() for name in expected)
 
 
 def test_mixup_changes_the_draw_of_its_column_alone(records):

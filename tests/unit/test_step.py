@@ -1,5 +1,6 @@
 """The training step on a small model: reduce, agree, clip, apply."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,11 @@ from tensorflow.python.eager import context
 from catdog.data.augment import DRAWS
 from catdog.data.order import Share, replica_rows
 from catdog.model import make_stateless, moments
-from catdog.recipe import Augment, Data, Loss, Model, Optimizer, Recipe
+from catdog.recipe import Augment, Data, Loss, Model, Optimizer, Phase, Recipe
 from catdog.training.state import INITIAL_SCALE, TrainingState
 from catdog.training.step import StepSettings, losses, make_predict_step, make_train_step
 from catdog.training.strategy import make_strategy
+from catdog.training.timing import TimedStep
 
 SIDE, BATCH, STREAMS = 32, 16, 4
 RECIPE = Recipe(
@@ -350,19 +352,40 @@ def test_the_gradient_of_the_losses_is_what_differentiating_them_gives(balance: 
     np.testing.assert_allclose(tape.gradient(told, variable).numpy(), expected, rtol=2e-3, atol=2e-5)
 
 
-def test_moments_and_their_gradient_are_those_of_the_batch() -> None:
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_moments_and_their_gradient_are_those_of_the_whole_batch(replicas: int) -> None:
     rng = np.random.default_rng(0)
     inputs, upstream = (tf.constant(rng.normal(3, 2, shape).astype(np.float32)) for shape in ((4, 5, 6, 3), (2, 3)))
 
-    def gradient(mean_and_variance: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def gradient(own: tf.Tensor, mean_and_variance: Any) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            found = tf.stack(mean_and_variance(inputs))
-        return found, tape.gradient(found, inputs, upstream)
+            tape.watch(own)
+            found = tf.stack(mean_and_variance(own))
+        return found, tape.gradient(found, own, upstream / replicas)  # of a sum over the replicas
 
-    ours, theirs = gradient(lambda x: moments(x, False)), gradient(lambda x: tf.nn.moments(x, [0, 1, 2]))
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-6)
+    strategy = make_strategy(f"cpu:{replicas}")
+    parts = tf.split(inputs, replicas)
+    share = strategy.experimental_distribute_values_from_function(lambda c: parts[c.replica_id_in_sync_group])
+    run = tf.function(lambda x: strategy.run(gradient, (x, lambda own: moments(own, replicas > 1))), autograph=False)
+    found, ours = (strategy.experimental_local_results(each) for each in run(share))
+    expected, theirs = gradient(inputs, lambda x: tf.nn.moments(x, [0, 1, 2]))
+    np.testing.assert_allclose(found[-1].numpy(), expected.numpy(), rtol=1e-4)
+    np.testing.assert_allclose(tf.concat(ours, 0).numpy(), theirs.numpy() * replicas, rtol=1e-4, atol=1e-6)
+
+
+def sums_of_more_than_two(take: Callable[[], object]) -> list[str]:
+    """The AddN of three or more inputs in what TensorFlow makes of a step, by name."""
+    context.enable_graph_collection()
+    try:
+        take()
+        graphs = context.export_run_metadata().function_graphs
+    finally:
+        context.disable_graph_collection()
+    optimized = [graph.post_optimization_graph for graph in graphs]
+    nodes = [node for graph in optimized for node in graph.node]
+    nodes += [node for graph in optimized for function in graph.library.function for node in function.node_def]
+    assert any(node.op == "Conv2DBackpropFilter" for node in nodes)
+    return [node.name for node in nodes if node.op == "AddN" and node.attr["N"].i > 2]
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
@@ -386,14 +409,11 @@ def test_no_step_adds_more_than_two_at_once_for_their_order_would_be_left_to_cha
         for field in ("optimizer", "loss", "augment")
     }
     harness = Harness(replicas, replace(RECIPE, **changed), batch_norm=batch_norm)
-    context.enable_graph_collection()
-    try:
-        harness.run(0)
-        graphs = context.export_run_metadata().function_graphs
-    finally:
-        context.disable_graph_collection()
-    optimized = [graph.post_optimization_graph for graph in graphs]
-    nodes = [node for graph in optimized for node in graph.node]
-    nodes += [node for graph in optimized for function in graph.library.function for node in function.node_def]
-    assert any(node.op == "Conv2DBackpropFilter" for node in nodes)
-    assert [node.name for node in nodes if node.op == "AddN" and node.attr["N"].i > 2] == []
+    assert sums_of_more_than_two(lambda: harness.run(0)) == []
+
+
+def test_nor_does_one_of_the_whole_backbone() -> None:
+    recipe = replace(RECIPE, model=Model(weights="none"), phases=(Phase("all", unfreeze="all"),))
+    step = TimedStep(recipe, recipe.phases[0], "float32")
+    batch = step.batch(BATCH)
+    assert sums_of_more_than_two(lambda: step.take(batch, 0.0, 0, False)) == []
