@@ -30,6 +30,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStore]:
     with FakeStore(page_size=3) as store:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.host)
         monkeypatch.setattr(google, "TIMEOUT", (within(1.0), within(1.0)))
+        monkeypatch.setattr(google, "SLOWEST", google.SLOWEST / within(1.0))
         yield store
 
 

@@ -811,9 +811,10 @@ def test_a_fetch_may_take_longer_than_any_timeout(
     store: FakeStore, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(google, "TIMEOUT", (within(2), within(2)))
-    put(store, "x")
-    store.rate = len(CONTENT) / within(4)
-    assert fetched(bucket, "x", tmp_path / "x") == CONTENT
+    content = 10 * CONTENT
+    put(store, "x", content)
+    store.rate = len(content) / within(4)
+    assert fetched(bucket, "x", tmp_path / "x") == content
     assert store.count("download") == 1
 
 
