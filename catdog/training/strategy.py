@@ -57,19 +57,10 @@ def compiles(recipe: Recipe, gpus: int) -> bool:
 
 
 def distributed(strategy: tf.distribute.Strategy, dataset: Callable[[Share], tf.data.Dataset]) -> Iterable[Any]:
-    """The strategy's batches, of which each worker makes its own share; two steps ahead they are on their devices."""
+    """The strategy's batches, of which each worker makes its own share."""
 
     def of(context: tf.distribute.InputContext) -> tf.data.Dataset:
         workers = context.num_input_pipelines
         return dataset(Share(context.input_pipeline_id, workers, context.num_replicas_in_sync // workers))
 
-    batches = strategy.distribute_datasets_from_function(of)
-    gpus = tf.config.list_logical_devices("GPU")
-    if isinstance(batches, tf.data.Dataset) and gpus:  # of the default strategy, which leaves them on the host
-        return ahead_on(batches, gpus[0].name)
-    return batches
-
-
-def ahead_on(batches: tf.data.Dataset, device: str) -> tf.data.Dataset:
-    """The batches, two of them copied to a device before they are asked for."""
-    return batches.apply(tf.data.experimental.prefetch_to_device(device, buffer_size=2))
+    return strategy.distribute_datasets_from_function(of)

@@ -21,7 +21,6 @@ from catdog.data.records import Records
 from catdog.data.shards import Shard
 from catdog.recipe import Augment, Cache, Data, Recipe
 from catdog.storage import open_bucket
-from catdog.training.strategy import ahead_on
 from tests.pace import within
 
 SIDE, STREAMS, BATCH, SIZES = 32, 3, 6, (5, 5, 5, 5, 4, 4)
@@ -211,7 +210,7 @@ def test_two_iterators_at_once_get_the_right_elements_or_an_error(records):
     expected = [element["example"].tolist() for element in dataset.as_numpy_iterator()]
     both = zip(dataset.as_numpy_iterator(), dataset.as_numpy_iterator(), strict=True)
     got = []
-    with pytest.raises(tf.errors.OpError, match="out of turn"):
+    with pytest.raises(tf.errors.OpError, match="out of turn|already executing"):
         got.extend([each["example"].tolist() for each in pair] for pair in both)
     assert got == [[each, each] for each in expected[: len(got)]]
 
@@ -247,14 +246,6 @@ def wait_for(condition) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
-
-
-def test_batches_are_on_a_device_before_they_are_asked_for(records):
-    dataset = train_dataset(Order(SIZES, STREAMS, BATCH, 0), records, recipe(), start=0, stop=6)
-    there = list(ahead_on(dataset, "/CPU:1"))
-    assert {element[name].device.rpartition("/device:")[2] for element in there for name in element} == {"CPU:1"}
-    for expected, element in zip(train(records), there, strict=True):
-        assert all((expected[name] == element[name].numpy()).all() for name in expected)
 
 
 def test_mixup_changes_the_draw_of_its_column_alone(records):
