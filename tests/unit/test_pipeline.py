@@ -210,7 +210,7 @@ def test_two_iterators_at_once_get_the_right_elements_or_an_error(records):
     expected = [element["example"].tolist() for element in dataset.as_numpy_iterator()]
     both = zip(dataset.as_numpy_iterator(), dataset.as_numpy_iterator(), strict=True)
     got = []
-    with pytest.raises(tf.errors.OpError, match="out of turn|already executing"):
+    with pytest.raises(tf.errors.OpError, match=r"out of turn|already executing"):
         got.extend([each["example"].tolist() for each in pair] for pair in both)
     assert got == [[each, each] for each in expected[: len(got)]]
 
