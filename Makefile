@@ -119,7 +119,7 @@ lint: $(SETUP) ## Check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(SETUP) ## Measure the job, its parts, streaming, workers, as ratios, plans, and the recovery of killed runs: PHOTOS=PATH
+bench: $(SETUP) ## Measure the job, its parts, streaming, workers, plans and the recovery of killed runs: PHOTOS=PATH
 	@test -n "$(PHOTOS)" || { echo "say what to train on: make bench PHOTOS=PATH, a folder of class folders" >&2; exit 2; }
 	$(BIN)/python -m tests.bench.against_guide "$(PHOTOS)"
 	$(BIN)/python -m tests.bench.parts "$(PHOTOS)"

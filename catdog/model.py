@@ -82,7 +82,6 @@ def make_stateless(model: keras.Sequential, *, synchronize: bool) -> None:
             layer.rate = 0.0
         elif isinstance(layer, keras.layers.BatchNormalization):
             assert callable(getattr(layer, "_moments", None)), "this Keras takes the moments of a batch otherwise"
-            layer.synchronized = synchronize
             layer._moments = lambda inputs, mask: moments(inputs, synchronize)
 
 

@@ -128,6 +128,7 @@ def surfaced(batches: Iterable[T], records: Records) -> Iterator[T]:
             raise RunError(f"{records.failure}; `catdog verify` tells more") from records.failure
         if records.failure is not None:
             raise records.failure from None
+        records.end_passes()  # what they hold of the cache may be what the next one needs
         if isinstance(error, _OF_RECORDS) and (fault := _fault(records)):
             raise RunError(f"{fault}; `catdog verify` tells more") from error
         raise
@@ -216,9 +217,10 @@ class _InTurn:
         if number == 0:
             self._under_way = enumerate(self._elements())
         at, element = next(self._under_way, (self._count, {}))
-        last = number == self._count - 1
-        if at != number or (last and next(self._under_way, None) is not None):  # with the last, the pass ends
+        if at != number:
             raise RuntimeError(f"element {number} of {self._count} was asked for out of turn, or there are not so many")
+        if number == self._count - 1:
+            next(self._under_way, None)  # the pass over the records ends
         return [np.asarray(element[name], spec.dtype.as_numpy_dtype) for name, spec in self._signature.items()]
 
 

@@ -64,12 +64,12 @@ class Records:
     @contextlib.contextmanager
     def reading(self, needs: Iterable[Need] = ()) -> Iterator["Reader"]:
         """A pass over the split that reads what it needs, step by step; without needs, what it happens to ask for."""
+        held = contextlib.ExitStack()
+        self._passes.append(held)
         try:
-            with contextlib.ExitStack() as held:
-                self._passes.append(held)
-                yield Reader(
-                    self._shards, held.enter_context(self._cache.follow(self._shards, iter(needs))), self._indices
-                )
+            with held:
+                files = held.enter_context(self._cache.follow(self._shards, iter(needs)))
+                yield Reader(self._shards, files, self._indices)
         except Exception as error:
             self.failure = error
             raise
@@ -77,7 +77,7 @@ class Records:
             self._passes.remove(held)
 
     def end_passes(self) -> None:
-        """Let go of what passes hold that were given up."""
+        """Let go of what each pass holds that has not ended, for the one who reads them gives up."""
         for held in list(self._passes):
             held.close()
 

@@ -2,9 +2,9 @@
 
 Usage: python -m tests.bench.against_guide PHOTOS [--rounds 3] [--pairs 1 2 3 4]
 All are whole processes, from the start of Python to the test accuracy; where it says so, what is compared is the phase
-that trains the head, from the end of its first step (of the guide's first batch) to its last validation. What does the
-same work is compared: the guide's two workflows with what the recipe does in as many epochs. `catdog prepare`, done once
-for a data set, is timed apart: the guide decodes the original photos within its own time. Ratios are what to look at,
+that trains the head, from the end of its first step (of the guide's first batch) to its last validation. The guide's
+fine-tuning trains the whole network; catdog meets it with as many epochs of the last two blocks. `catdog prepare`, done
+once for a data set, is timed apart: the guide decodes the original photos within its own time. Ratios are what to look at,
 each of two runs next to each other: both meet the same noise of the machine. One run of each goes before, untimed.
 """
 

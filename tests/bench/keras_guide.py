@@ -30,13 +30,13 @@ def main() -> None:
     base_model.load_weights(weights)
     base_model.trainable = False
     run = {"fine-tuning": fine_tuning, "feature-extraction": feature_extraction}[workflow]
-    clock = FirstBatch()
+    clock = HeadClock()
     loss, accuracy = run(Path(folder), base_model, clock, *map(int, epochs))
     Path(result).write_text(json.dumps({"accuracy": accuracy, "loss": loss, "head": clock.head}))
 
 
-class FirstBatch(keras.callbacks.Callback):
-    """Seconds from the end of the first batch to when they are read."""
+class HeadClock(keras.callbacks.Callback):
+    """Seconds from the end of the first batch until it is stopped."""
 
     began = 0.0
     head = 0.0
@@ -51,7 +51,7 @@ class FirstBatch(keras.callbacks.Callback):
 
 
 def fine_tuning(
-    folder: Path, base_model: keras.Model, clock: FirstBatch, frozen_epochs: int, tuned_epochs: int = 0
+    folder: Path, base_model: keras.Model, clock: HeadClock, frozen_epochs: int, tuned_epochs: int = 0
 ) -> tuple[float, float]:
     """Loss and accuracy on the test split."""
     side = base_model.input_shape[1]
@@ -85,7 +85,7 @@ def fine_tuning(
     return loss, accuracy
 
 
-def feature_extraction(folder: Path, base_model: keras.Model, clock: FirstBatch, epochs: int) -> tuple[float, float]:
+def feature_extraction(folder: Path, base_model: keras.Model, clock: HeadClock, epochs: int) -> tuple[float, float]:
     """Loss and accuracy on the test split."""
     # Averaged as it is recorded: the head looks at nothing else of the backbone's output.
     extractor = keras.Sequential([base_model, keras.layers.GlobalAveragePooling2D()])
@@ -99,7 +99,7 @@ def feature_extraction(folder: Path, base_model: keras.Model, clock: FirstBatch,
     return loss, accuracy
 
 
-def features(extractor: keras.Model, folder: Path, clock: FirstBatch) -> tuple[np.ndarray, np.ndarray]:
+def features(extractor: keras.Model, folder: Path, clock: HeadClock) -> tuple[np.ndarray, np.ndarray]:
     """The extractor's output, float32 [photos, channels], and the labels, float32 [photos, 1], of a split."""
     ds = photos(folder, extractor.input_shape[1], shuffle=False)
     labels = [[ds.class_names.index(Path(path).parent.name)] for path in ds.file_paths]

@@ -1,22 +1,22 @@
-"""The parts of the job against what they could be at best, as ratios within one run, alternating.
+"""The parts of the job against what they could be at best.
 
 Usage: python -m tests.bench.parts PHOTOS [--rounds 3] [--parts step reading stored growth checkpoint]
-  step        a step that trains all, on a batch in memory: a bare compiled step's time over ours
+  step        a step that trains all, with its augmentation, on a batch in memory: a bare compiled step's time over ours
   reading     pictures a second of the pipeline, over a bare parallel decode of the same windows from memory
-  stored      first epoch of a frozen phase, from the end of its first step: on pictures, over with stored outputs
+  stored      first epoch of a frozen phase, from the end of its first step to the last: on pictures, over stored outputs
   growth      seconds a picture of prepare and of an epoch, and peak memory, at ten times the pictures over at 2,600
-  checkpoint  milliseconds that a save holds the loop, while all trains
+  checkpoint  milliseconds that a save of all weights, with the optimizer's slots, holds the loop
 """
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,13 @@ from catdog.storage import Bucket, open_bucket
 
 SIDE, BATCH, STREAMS = 96, 64, 16
 FEW = 2_600
+MEASURED = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+"""A small process between: a child begins with the peak memory of the one that starts it."""
 STEPS = 4
 
 
@@ -104,27 +111,25 @@ def decoding(data: Bucket, side: int, rounds: int) -> str:
     return f"reading and decoding at {side} px, {rate:.0f} pictures/s, over a bare decode: {ratios(seconds)}"
 
 
-def exhaust(batches: object) -> None:
-    for _ in batches:  # type: ignore[attr-defined]
-        pass
+def exhaust(batches: Iterable[object]) -> None:
+    deque(batches, maxlen=0)
 
 
 def stored(data: Bucket, folder: Path, rounds: int) -> Iterator[str]:
     seconds = []
     for number in range(rounds):
-        run = folder / f"stored-{number}"
-        seconds.append(tuple(trained(data, Path(f"{run}-{views}"), 160, views)[0] for views in (0, 1)))
+        seconds.append(tuple(trained(data, folder / f"stored-{number}-{views}", 160, views)[0] for views in (0, 1)))
     yield f"first epoch at 160 px, on pictures / with stored outputs: {ratios(seconds)}"
 
 
 def growth(data: Bucket, folder: Path, rounds: int) -> Iterator[str]:
     found: dict[int, list[tuple[float, ...]]] = {FEW: [], 10 * FEW: []}
     for number in range(10 * FEW):
-        place = folder / "drawn" / ("cat", "dog")[number % 2] / f"{number}.png"
+        place = folder / "drawn" / ("cat", "dog")[number % 2] / f"{number}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(drawn_pictures.draw(0, number)[0])
     for number in range(FEW):
-        name = f"{('cat', 'dog')[number % 2]}/{number}.png"
+        name = f"{('cat', 'dog')[number % 2]}/{number}.jpg"
         (folder / "few" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "few" / name).symlink_to(folder / "drawn" / name)
     for turn in range(2 * rounds + 1):  # few, many, few, ...
@@ -161,25 +166,27 @@ def checkpoint(data: Bucket, folder: Path, rounds: int) -> Iterator[str]:
 
 
 def trained(data: Bucket, run: Path, side: int, views: int) -> tuple[float, float]:
-    """Seconds of an epoch of the head from the end of its first step to its validation, and peak memory in bytes."""
+    """Seconds of an epoch of the head from the end of its first step to that of its last, and peak memory in bytes."""
     recipe = run.with_suffix(".toml")
     recipe.write_text(
         f'[data]\nuri = "{data.uri}"\nside = {side}\n[cache]\nfolder = "{run}.cache"\n[run]\nlog_every = 1\n'
         f'[[phases]]\nname = "frozen"\nepochs = 1\nviews = {views}\n'
     )
     _, memory = timed([sys.executable, "-m", "catdog", "train", str(recipe), "--run", str(run)])
-    times = [json.loads(line)["time"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    times = [line["time"] for line in lines if line["split"] == "train"]  # validation is traced on pictures alone
     return times[-1] - times[0], memory
 
 
 def timed(words: Sequence[str]) -> tuple[float, float]:
-    """Wall seconds of a process, and its peak memory in bytes; ends the benchmark if it fails."""
+    """Wall seconds of a command, and the most memory that one of its processes took, in bytes; ends the benchmark if it fails."""
     began = time.monotonic()
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"{' '.join(words)} failed")
-    return time.monotonic() - began, usage.ru_maxrss * 1024
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", MEASURED, *words], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(words)} failed:\n{done.stderr}")
+    return time.monotonic() - began, float(done.stdout) * 1024
 
 
 def alternating(

@@ -70,7 +70,9 @@ class FetchedShards:
         finally:
             with self._changed:
                 self._passes = [other for other in self._passes if other is not files]
-                self._settle()
+                # It would hide what ends the pass.
+                with contextlib.suppress(OSError, CallerError):
+                    self._settle()
 
     def move(self, files: "_Pass", now: Sequence[str], later: Sequence[str]) -> None:
         """Tell what a pass needs now and what it wants later, by first step."""
