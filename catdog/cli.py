@@ -234,7 +234,7 @@ class Predict:
 
     run: Annotated[Positional[str], arg(metavar="RUN_URI")]
     """Where a run lies that has finished training."""
-    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE...")]
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE...")]
     """Pictures, or folders of them."""
     json: bool = False
     """Print one JSON object a line."""
@@ -242,13 +242,15 @@ class Predict:
     def execute(self) -> int:
         if not self.images:
             raise CallerError("predict lacks IMAGE: give at least one picture or folder")
+        if not all(self.images):
+            raise CallerError("an IMAGE is empty, as of a variable that is not set: give a picture or a folder")
         run = open_bucket(self.run)
         finished_recipe(run)
         import_tensorflow()
         from catdog.evaluation.predict import predict
 
         failed = False
-        for prediction in predict(run, self.images):
+        for prediction in predict(run, [Path(image) for image in self.images]):
             failed |= prediction.error is not None
             if self.json:
                 print(as_json(prediction), flush=True)

@@ -28,6 +28,7 @@ def import_tensorflow() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's is one that its own environment alone has
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else it takes all memory of a GPU, whatever it is for
     # Nobody changes the files that we read with it, and not every file system grants locks.
     os.environ["HDF5_USE_FILE_LOCKING"] = "FALSE"
@@ -44,7 +45,10 @@ def import_tensorflow() -> None:
             raise CallerError(f"{place}/keras.json: Keras refuses these settings: {told}") from None
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise RunError(f"TensorFlow cannot be imported: {type(error).__name__}: {told}") from None
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        raise RunError(
+            f"TensorFlow cannot be imported: {type(error).__name__} in {frame.f_globals.get('__name__')}: {told}"
+        ) from None
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import psutil
 
+from catdog.errors import RunError
+
 SECONDS = 60
 """CPU time: many times what the largest picture takes, for it is a last net and no measure."""
 STILL = 120.0
@@ -27,36 +29,58 @@ class Overrun(Exception):
     """What the work took too much of, in one line."""
 
 
+class Starved(RunError):
+    """What the machine did not have, or took back, while work was done that may be right as it is, in one line."""
+
+
 def confined(work: Callable[..., T], *arguments: Any) -> T:
-    """What `work` gives or raises, which has to pickle; raises Overrun when its process does not live to tell."""
+    """What `work` gives or raises, which has to pickle; raises Overrun when its process does not live to tell, and Starved
+    when that is no fault of the work: no process can be had, or somebody else, as the kernel out of memory, killed it."""
     receiver, sender = _CONTEXT.Pipe(duplex=False)
     process = _CONTEXT.Process(target=_send, args=(sender, work, arguments), daemon=True)
-    process.start()
+    try:
+        process.start()
+    except OSError as error:
+        raise Starved(f"no process can be had to decode a picture: {error.strerror}") from None
     sender.close()
+    hung = False
     with receiver:
         try:
-            _await(receiver, process)
+            hung = _await(receiver, process)
             done, outcome = receiver.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the latter in the middle of what it tells
             done, outcome = False, None
     process.join()
     if outcome is None:
-        over = process.exitcode == -signal.SIGXCPU
-        how = f"takes more than the {SECONDS} s of a CPU allowed" if over else f"ended its process ({process.exitcode})"
-        raise Overrun(f"decoding it {how}")
+        raise _fate(process.exitcode, hung)
     if not done:
         raise outcome
     result: T = outcome
     return result
 
 
-def _await(receiver: Connection, process: BaseProcess) -> None:
-    """Until there is something to receive, or the process has ended; one that hangs is ended."""
-    spent = -1.0
+def _fate(code: int | None, hung: bool) -> Exception:
+    """What to raise of a process that told nothing and ended with this code."""
+    if code == -signal.SIGXCPU:
+        return Overrun(f"decoding it takes more than the {SECONDS} s of a CPU allowed")
+    if hung:
+        return Overrun(f"decoding it stood still for {STILL:g} s")
+    if code in (-signal.SIGKILL, -signal.SIGTERM):
+        return Starved(
+            "a process that decoded a picture was killed: the kernel's log, `dmesg`, tells if memory ran out"
+        )
+    return Overrun(f"decoding it ended its process ({code})")
+
+
+def _await(receiver: Connection, process: BaseProcess) -> bool:
+    """Until there is something to receive, or the process has ended; whether it hung, and was ended."""
+    spent, hung = -1.0, False
     while not receiver.poll(STILL):
         before, spent = spent, _cpu_seconds(process)
         if spent == before:
+            hung = True
             process.kill()
+    return hung
 
 
 def _cpu_seconds(process: BaseProcess) -> float:

@@ -4,7 +4,6 @@ The wire format is Protocol Buffers' (https://protobuf.dev/programming-guides/en
 and wire type before each field. An Example holds Features, which maps names to lists of bytes or integers.
 """
 
-import functools
 from collections.abc import Iterator
 
 Value = bytes | int
@@ -19,38 +18,24 @@ def encode_example(features: dict[str, Value]) -> bytes:
 
 
 def decode_example(message: bytes) -> dict[str, Value]:
-    """The first value of each feature of a serialized Example; raises ValueError on anything else."""
+    """The first value of each feature of a serialized Example; raises ValueError on anything else.
+
+    It is as strict as whoever relies on it needs: TensorFlow's own parser ends its process at some lengths that are none.
+    """
     result: dict[str, Value] = {}
-    for _, features in _fields(message):
-        for _, entry in _fields(_message(features)):
-            name, feature = _only(dict(_fields(_message(entry))), 1, 2)
+    for features in _all(memoryview(message), 1):
+        for entry in _all(features, 1):
+            (first, name), (second, feature) = _pair(entry)
             ((kind, values),) = _fields(_message(feature))
-            if kind not in (_BYTES_LIST, _INT64_LIST):
-                raise ValueError(f"a feature of kind {kind}")
-            (value,) = _only(dict(reversed([*_fields(_message(values))])), 1)
-            if kind == _INT64_LIST and isinstance(value, bytes):
-                value = _varint(value, 0)[0]  # integers are packed into one field
-            result[_message(name).decode()] = value
+            if (first, second) != (1, 2) or kind not in (_BYTES_LIST, _INT64_LIST):
+                raise ValueError(f"fields {first} and {second} where 1 and 2 must be, with a feature of kind {kind}")
+            value = _bytes(values) if kind == _BYTES_LIST else _integers(values)
+            result[bytes(_message(name)).decode()] = value
     return result
 
 
-def holds_int(message: bytes, name: str, value: int) -> bool:
-    """Whether a serialized Example has this integer under a name; raises ValueError for what is no Example.
-
-    One that `encode_example` made is not taken apart, for that takes as long as reading it.
-    """
-    return _entry(name, value) in message or decode_example(message).get(name) == value
-
-
-@functools.lru_cache(16)
 def _entry(name: str, value: Value) -> bytes:
     return _field(1, _field(1, name.encode()) + _field(2, _feature(value)))
-
-
-def _only(fields: dict[int, Value], *numbers: int) -> list[Value]:
-    if fields.keys() != set(numbers):
-        raise ValueError(f"fields {sorted(fields)} where {sorted(numbers)} must be")
-    return [fields[number] for number in numbers]
 
 
 def _feature(value: Value) -> bytes:
@@ -72,7 +57,7 @@ def _to_varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _varint(message: bytes, at: int) -> tuple[int, int]:
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(message):
@@ -86,21 +71,62 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
             raise ValueError("a number of more than 64 bits")
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, Value]]:
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        value, at = _varint(message, at)
-        if key & 7 == _VARINT:
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    at, end = 0, len(message)
+    while at < end:
+        key = message[at]  # of one byte, as all fields of an Example have it
+        value, at = _varint(message, at + 1)
+        if key & 0x87 == _VARINT:
             yield key >> 3, value
-        elif key & 7 == _LENGTH and at + value <= len(message):
+        elif key & 0x87 == _LENGTH and at + value <= end:
             yield key >> 3, message[at : at + value]
             at += value
         else:
             raise ValueError("not an Example")
 
 
-def _message(value: Value) -> bytes:
-    if not isinstance(value, bytes):
+def _pair(message: memoryview | int) -> tuple[tuple[int, memoryview | int], tuple[int, memoryview | int]]:
+    fields = [*_fields(_message(message))]
+    if len(fields) != 2:
+        raise ValueError(f"{len(fields)} fields where 2 must be")
+    return fields[0], fields[1]
+
+
+def _all(message: memoryview | int, number: int) -> Iterator[memoryview]:
+    """The messages in the fields of this number, of which there may be no other."""
+    for found, content in _fields(_message(message)):
+        if found != number:
+            raise ValueError(f"field {found} where {number} must be")
+        yield _message(content)
+
+
+def _bytes(values: memoryview | int) -> bytes:
+    """The first one of a BytesList."""
+    found = [*_all(values, 1)]
+    if not found:
+        raise ValueError("a list without a value")
+    return bytes(found[0])
+
+
+def _integers(values: memoryview | int) -> int:
+    """The first one of an Int64List, whose integers may each be a field, or be packed into one."""
+    found: list[int] = []
+    for number, value in _fields(_message(values)):
+        if number != 1:
+            raise ValueError(f"field {number} where 1 must be")
+        if isinstance(value, int):
+            found.append(value)
+            continue
+        at = 0
+        while at < len(value):
+            each, at = _varint(value, at)
+            found.append(each)
+    if not found:
+        raise ValueError("a list without a value")
+    return found[0]
+
+
+def _message(value: memoryview | int) -> memoryview:
+    if isinstance(value, int):
         raise ValueError("not an Example")
     return value

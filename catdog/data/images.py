@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
-from catdog.data.confined import confined
+from catdog.data.confined import Starved, confined
 from catdog.data.picture_bytes import CountedReads, Unreadable, check_scans, jpeg_bits, without_text
 from catdog.data.picture_formats import format_of
 from catdog.data.tiff_tags import Tag, directories, is_preview
@@ -82,7 +82,7 @@ def decode(content: bytes, side: int | None = None) -> Image.Image:
     Transparency is laid over white; more than 8 bits are scaled to 8. With `side` a JPEG may come out reduced, its
     shorter side still at least twice that, which is quicker, and a large picture is brought down as `encode` does it,
     which takes less memory. Raises Unreadable for anything broken, cut short, empty or absurdly large, for more work than
-    a photo is, and where the numbers do not tell what is to be seen.
+    a photo is, and where the numbers do not tell what is to be seen; and Starved for what is the machine's fault.
     """
     if not content:
         raise Unreadable("the file is empty")
@@ -91,7 +91,7 @@ def decode(content: bytes, side: int | None = None) -> Image.Image:
             Image.init()  # a process that is forked while a thread imports one of Pillow's formats would wait for it for ever
             return confined(_decoded, content, side, (name,))
         return _decoded(content, side, _FORMATS)
-    except Unreadable:
+    except (Unreadable, Starved):
         raise
     except Image.UnidentifiedImageError:
         raise Unreadable(_why_unknown(content)) from None

@@ -18,7 +18,7 @@ from catdog.data.shards import (
 from catdog.errors import CallerError
 from catdog.parsing import parse_json
 from catdog.storage import Bucket, TooLarge
-from catdog.storage.lease import Work, is_lease
+from catdog.storage.lease import TRAINING, Work, is_lease
 
 PREPARING = Work(LEASE, False, "data set", "prepare", "prepared", "wait until it is done, or name another folder")
 
@@ -46,16 +46,27 @@ def own_files(bucket: Bucket, there: Manifest | None) -> set[str]:
 def refuse_others(bucket: Bucket, ours: set[str], shards: int) -> None:
     """Raise CallerError where files lie that would be written over, as far as that is known before all pictures are, and
     in a place that holds nothing of ours for any that would pass for the data set's. What is no file is refused under
-    each name that a data set's file may have."""
+    each name that a data set's file may have; so is a run's place, for a run goes on in no data set's."""
+    if _leased(bucket, TRAINING.lease) is True:
+        raise CallerError(f"{bucket.uri}: holds a run: name another folder for the data set")
     likely = {*LISTS, *shard_names({"train": shards})}
     root = bucket.local("")
     beside = os.listdir(root) if root is not None and root.is_dir() else []
     bucket.require_free([MANIFEST, BEGUN, LEASE, *LISTS, *filter(SHARD_NAME.fullmatch, sorted(beside))])
-    if (lease := bucket.find(LEASE, MANIFEST_BYTES)) is not None and not is_lease(lease):
+    if _leased(bucket, LEASE) is False:
         _refuse(bucket, [LEASE], set())
     _refuse(
         bucket, (name for name in bucket.list() if name in likely or (not ours and SHARD_NAME.fullmatch(name))), ours
     )
+
+
+def _leased(bucket: Bucket, name: str) -> bool | None:
+    """Whether what has a lease's name is one; None where nothing has."""
+    try:
+        found = bucket.find(name, MANIFEST_BYTES)
+    except TooLarge:
+        return False
+    return None if found is None else is_lease(found)
 
 
 def _refuse(bucket: Bucket, there: Iterable[str], ours: set[str]) -> None:

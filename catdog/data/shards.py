@@ -95,9 +95,10 @@ class Manifest:
         for split in ("val", "test"):
             lacking = [f"no {name}" for name, count in self.per_class(split).items() if count == 0]
             if lacking and (self.split(split) or self.options.get(split) != 0):
+                instead = " to its folder" if split in self.own_splits else f", or raise --{split}"
                 result.append(
                     f"the {split} split holds {' and '.join(lacking)}: its figures will not tell whether cats are told"
-                    f" from dogs; add pictures, or raise --{split}"
+                    f" from dogs; add pictures{instead}"
                 )
         return result
 

@@ -20,7 +20,7 @@ from catdog.data.shards import CLASSES
 from catdog.data.tfrecord import checked_payload, record_index
 from catdog.data.zip_members import zip_members
 from catdog.errors import CallerError, RunError
-from catdog.storage import expanded
+from catdog.storage import expanded, unwaiting
 
 MAX_BYTES = 200_000_000
 """A larger file is not read."""
@@ -99,7 +99,7 @@ class File:
 
         What in /proc gives bytes without end, or waits for them, declares to be empty.
         """
-        with open(self.path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+        with open(self.path, "rb", opener=unwaiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise Unreadable("no regular file")

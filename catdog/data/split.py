@@ -6,7 +6,7 @@ Every function is pure.
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -16,12 +16,15 @@ from catdog.data.shards import CLASSES, SPLITS
 
 _NAMES = {
     "train": "train|training",
-    "val": "val|valid|validation|dev|devel|development|eval|evaluation",
+    "val": "val|valid|validate|validation|dev|devel|development|eval|evaluation",
     "test": "test|testing|hold[ _-]?out|held[ _-]?out",
 }
 _FOLDERS = {
     split: re.compile(f"({names})([ _-]?(set|split|data|images|imgs|pictures|photos))?", re.IGNORECASE)
     for split, names in _NAMES.items()
+}
+_WORDS = {
+    split: re.compile(rf"(?<![^\W\d_]){names.pattern}(?![^\W\d_])", re.IGNORECASE) for split, names in _FOLDERS.items()
 }
 
 
@@ -35,22 +38,40 @@ def split_of(name: str) -> str:
     return ""
 
 
+def split_in(name: str) -> str:
+    """As `split_of`, but of a folder in whose name one split is a word among others, as in `seg_train` or `Test256`."""
+    for part in reversed(PurePosixPath(name).parts[:-1]):
+        spaced = re.sub("(?<=[a-z])(?=[A-Z])", "_", part)
+        if len(named := [split for split, word in _WORDS.items() if word.search(spaced)]) == 1:
+            return named[0]
+    return ""
+
+
 def placed(pictures: Iterable[Picture]) -> tuple[list[Picture], tuple[str, ...], list[Skipped]]:
     """The pictures with the folders of the source's own split, if it has one, which splits these are, and what is left out.
 
     It has none where all pictures are of one. Where train is one, pictures that lie in none are left out: what stands
-    beside `train` may be someone's hold-out under another name.
+    beside `train` may be someone's hold-out under another name. A split's word in a longer name counts where another's
+    does too, for one alone may mean anything.
     """
-    found = [replace(picture, folder=split_of(picture.name)) for picture in pictures]
-    folders = {picture.folder for picture in found}
+    given = list(pictures)
+    found, folders = _told(given, split_in)
+    if len(folders - {""}) < 2:
+        found, folders = _told(given, split_of)
     if len(folders) < 2:
-        return [replace(picture, folder="") for picture in found], (), []
+        return [replace(picture, folder="") for picture in given], (), []
     own = tuple(split for split in SPLITS if split in folders)
     if "train" not in own:
         return found, own, []
     reason = f"lies in none of the folders of the source's own split: {', '.join(own)}"
     astray = [Skipped(picture.name, reason) for picture in found if not picture.folder]
     return [picture for picture in found if picture.folder], own, astray
+
+
+def _told(pictures: Sequence[Picture], tell: Callable[[str], str]) -> tuple[list[Picture], set[str]]:
+    """The pictures with the folder that each one's name tells, and which these are."""
+    found = [replace(picture, folder=tell(picture.name)) for picture in pictures]
+    return found, {picture.folder for picture in found}
 
 
 def split(

@@ -1,6 +1,7 @@
 """The files in a zip archive, unpacked to no more bytes than they declare."""
 
 import bz2
+import contextlib
 import copy
 import functools
 import lzma
@@ -9,7 +10,9 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from catdog.data.picture_formats import format_of
 from catdog.errors import CallerError, one_line
+from catdog.storage import unwaiting
 
 _OTHERS = {9: "deflate64", 93: "Zstandard", 98: "PPMd"}
 """Packings that are not read."""
@@ -47,7 +50,7 @@ def zip_members(path: Path) -> list[tuple[str, int, Member]]:
             ]
     except Exception as error:  # zipfile raises errors of many kinds on broken input
         raise CallerError(
-            f"folder:{path}: is neither a folder nor a zip file that can be read: {one_line(error)}"
+            f"folder:{path}: is neither a folder nor a zip file that can be read: {_why_none(path, error)}"
         ) from None
     found: dict[str, tuple[str, int, Member]] = {}
     last: dict[str, int] = {}
@@ -61,6 +64,17 @@ def zip_members(path: Path) -> list[tuple[str, int, Member]]:
         last[first] = again
         found[name] = name, info.file_size, Member(path, number)
     return list(found.values())
+
+
+def _why_none(path: Path, error: Exception) -> str:
+    """What a file is that zipfile takes for no archive."""
+    with contextlib.suppress(OSError), open(path, "rb", opener=unwaiting) as file:
+        name = format_of(file.read(4096))
+        if name == "zip" and isinstance(error, zipfile.BadZipFile) and not zipfile.is_zipfile(path):
+            return "it begins as one, but its list of files, at its end, is not there: was it cut short on its way?"
+        if name not in (None, "zip"):
+            return f"it is of format {name}"
+    return one_line(error)
 
 
 @functools.lru_cache(maxsize=1)

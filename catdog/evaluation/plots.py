@@ -1,4 +1,4 @@
-"""The plots of a report: pure functions from numbers to PNG bytes, drawn without matplotlib's global state."""
+"""The plots of a report: pure functions from numbers to PNG bytes, drawn the same whatever a `matplotlibrc` says."""
 
 import io
 import warnings
@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import sklearn.metrics as sk
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
@@ -32,6 +33,7 @@ _DPI = 200
 _TILE = 240  # pixels
 Corner = Literal["lower left", "lower right", "upper right"]
 _DASHES = (0, (4, 3))
+_PLAIN = style.context("default")
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,19 @@ class Mistake:
     picture: bytes
 
 
+@_PLAIN
 def loss(lines: Sequence[Line]) -> bytes:
     """Loss over steps of the lines of metrics.jsonl."""
     return _over_steps(lines, "loss")
 
 
+@_PLAIN
 def accuracy(lines: Sequence[Line]) -> bytes:
     """Accuracy over steps of the lines of metrics.jsonl."""
     return _over_steps(lines, "accuracy")
 
 
+@_PLAIN
 def roc(labels: NDArray[np.int64], probabilities: NDArray[np.float64], area: float | None) -> bytes:
     """Receiver operating characteristic with dog as the positive class; labels [n] of 0 or 1, probabilities [n]."""
     if area is None:
@@ -68,6 +73,7 @@ def roc(labels: NDArray[np.int64], probabilities: NDArray[np.float64], area: flo
     return _square(figure, axes, "lower right")
 
 
+@_PLAIN
 def precision_recall(labels: NDArray[np.int64], probabilities: NDArray[np.float64], area: float | None) -> bytes:
     """Precision over recall with dog as the positive class; labels [n] of 0 or 1, probabilities [n]."""
     if area is None:
@@ -84,6 +90,7 @@ def precision_recall(labels: NDArray[np.int64], probabilities: NDArray[np.float6
     return _square(figure, axes, "lower left")
 
 
+@_PLAIN
 def confusion(counts: Sequence[Sequence[int]]) -> bytes:
     """Confusion matrix: counts[truth][prediction], with each count's part of its row."""
     table = np.asarray(counts, np.float64)
@@ -111,6 +118,7 @@ def confusion(counts: Sequence[Sequence[int]]) -> bytes:
     return _png(figure)
 
 
+@_PLAIN
 def reliability(bins: Sequence[dict[str, float]], error: float) -> bytes:
     """Accuracy over confidence in bins of `metrics.reliability`, each with its 95 % interval, above the counts."""
     figure = _canvas(_TALL)
@@ -139,6 +147,7 @@ def reliability(bins: Sequence[dict[str, float]], error: float) -> bytes:
     return _png(figure)
 
 
+@_PLAIN
 def mistakes(chosen: Sequence[Mistake]) -> bytes:
     """The mistakes as a sheet of pictures, three in a row, or a line that says that there are none."""
     if not chosen:

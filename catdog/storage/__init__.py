@@ -4,7 +4,7 @@ from catdog.errors import CallerError
 from catdog.parsing import brief
 from catdog.storage.bucket import PATIENCE, Bucket, Changed, Stat, TooLarge, Unavailable, crc32c
 from catdog.storage.google import GoogleBucket
-from catdog.storage.local import Folder, expanded
+from catdog.storage.local import Folder, expanded, unwaiting
 
 __all__ = [
     "Bucket",
@@ -17,6 +17,7 @@ __all__ = [
     "crc32c",
     "expanded",
     "open_bucket",
+    "unwaiting",
 ]
 
 

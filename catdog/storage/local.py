@@ -60,10 +60,9 @@ class Folder(Bucket):
         return found
 
     def stat(self, name: str) -> Stat | None:
-        path = self.local(name)
-        if not path.is_file():
+        if not self.exists(name):
             return None
-        with open(path, "rb", buffering=0) as file:
+        with open(self.local(name), "rb", buffering=0, opener=unwaiting) as file:
             status = os.fstat(file.fileno())  # before the bytes are read, so that what is written meanwhile shows
             return Stat(status.st_size, crc32c_of(file), written=_written(status))
 
@@ -75,7 +74,7 @@ class Folder(Bucket):
         """
         with contextlib.ExitStack() as closing:
             try:
-                file = closing.enter_context(open(self.local(name), "rb"))
+                file = closing.enter_context(open(self.local(name), "rb", opener=unwaiting))
             except FileNotFoundError:
                 raise _deleted(self.local(name)) from None
             written = _written(os.fstat(file.fileno()))
@@ -94,7 +93,7 @@ class Folder(Bucket):
 
     def fetch(self, name: str, stat: Stat, path: Path, tell: Callable[[int], None] = nobody) -> None:
         try:
-            shutil.copyfile(self.local(name), path)
+            shutil.copyfile(self._whole(name), path)
         except FileNotFoundError:
             raise _deleted(self.local(name)) from None
         tell(stat.size)
@@ -103,10 +102,9 @@ class Folder(Bucket):
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[Path]:
-        path = self.local(name)
-        if not path.is_file():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-        yield path
+        if not self.exists(name):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.local(name)))
+        yield self._whole(name)
 
     @contextlib.contextmanager
     def writing(self, name: str, *, new: bool = False) -> Iterator[Path]:
@@ -168,6 +166,12 @@ class Folder(Bucket):
                             f"{self.local(part)}: is {found}, where {wanted} of catdog's would lie;"
                             " move it, or name another folder"
                         )
+
+    def _whole(self, name: str) -> Path:
+        """The file to read for an object. What in /proc waits for bytes or gives them without end declares to be empty, and
+        a link to it is read as that."""
+        path = self.local(name)
+        return path if path.stat().st_size else Path(os.devnull)
 
     def _entries(
         self, prefix: str, faults: dict[str, str] | None, *, follow: bool = True
@@ -238,6 +242,11 @@ class Folder(Bucket):
             if error.errno not in _UNWRITABLE:
                 raise
             raise CallerError(f"{self.uri}: cannot be written: {error.strerror}: {error.filename}") from None
+
+
+def unwaiting(path: str, flags: int) -> int:
+    """An opener of files that waits for nothing, as what a link leads to in /proc may have it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _changed(path: Path) -> Changed:

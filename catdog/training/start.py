@@ -11,7 +11,7 @@ from catdog.data.cache import ShardCache, open_cache, require_limit, required_by
 from catdog.data.order import Order
 from catdog.data.records import Records
 from catdog.data.shards import Manifest, load_manifest, pinned
-from catdog.errors import CallerError, FinalError
+from catdog.errors import CallerError, FinalError, RunError
 from catdog.model import require_weights
 from catdog.parsing import SMALL
 from catdog.recipe import (
@@ -97,14 +97,30 @@ def started(recipe: Recipe) -> Iterator[Start]:
     leased = hold(run, say) if group.chief else nullcontext()
     with leased as lease, open_cache(data, pins, recipe.cache) as cache:
         checkpoints = Checkpoints(run, recipe.checkpoint.keep, lease.require if lease else lambda: None)
-        with together(group.worker, group.workers):
-            newest = None
-            if lease:
-                rows = rows_of_a_replica(recipe, group.strategy.num_replicas_in_sync)
-                recipe, newest = _begin(run, recipe, manifest, checkpoints, lease, rows)
-            recipe, newest = _as_chief(group, recipe, manifest, run, newest)
-        train, val = (Records(manifest.split(split), cache) for split in ("train", "val"))
-        yield Start(recipe, run, data, manifest, order, train, val, cache, group, checkpoints, lease, newest)
+        with _no_run_of_what_is_refused(run, checkpoints, lease):
+            with together(group.worker, group.workers):
+                newest = None
+                if lease:
+                    rows = rows_of_a_replica(recipe, group.strategy.num_replicas_in_sync)
+                    recipe, newest = _begin(run, recipe, manifest, checkpoints, lease, rows)
+                recipe, newest = _as_chief(group, recipe, manifest, run, newest)
+            train, val = (Records(manifest.split(split), cache) for split in ("train", "val"))
+            yield Start(recipe, run, data, manifest, order, train, val, cache, group, checkpoints, lease, newest)
+
+
+@contextlib.contextmanager
+def _no_run_of_what_is_refused(run: Bucket, checkpoints: Checkpoints, lease: Lease | None) -> Iterator[None]:
+    """Where the block begins a run and is refused before anything is committed, take back the recipe that it wrote: else
+    the same command without the mistake would be refused for a run that differs."""
+    begins = lease is not None and not run.exists(RECIPE)
+    try:
+        yield
+    except CallerError:
+        with contextlib.suppress(CallerError, RunError, OSError):
+            if lease is not None and begins and not checkpoints.steps():
+                lease.require()
+                run.delete(RECIPE)
+        raise
 
 
 def first_position(start: Start, weights: str) -> tuple[Position, Arrays | None]:

@@ -253,6 +253,18 @@ def test_weights_that_are_not_there_leave_no_run(recipe: Recipe) -> None:
     assert not Path(recipe.run.uri).exists()
 
 
+def test_after_weights_that_do_not_fit_the_same_command_with_others_is_taken(full: Recipe, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.weights.h5"
+    broken.write_bytes(b"none")
+    refused(changed(full, {"model.weights": str(broken)}), "cannot be opened")
+    assert not (Path(full.run.uri) / "recipe.toml").exists()
+    with started(full) as start:
+        assert start.newest is None
+    with pytest.raises(CallerError, match="refused"), started(full):  # that stands there from a run that began
+        raise CallerError("refused")
+    assert (Path(full.run.uri) / "recipe.toml").exists()
+
+
 def test_a_train_split_of_one_class_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     data = open_bucket(recipe.data.uri)
     manifest = load_manifest(data)

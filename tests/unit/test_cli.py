@@ -103,6 +103,7 @@ def mistake(arguments: list[str | Path], capsys: pytest.CaptureFixture[str]) -> 
         (["evaluate", "x", "--split", "tset"], "evaluate: --split 'tset': must be one of train, val, test"),
         (["predict", "/none/here", "x.jpg"], "/none/here: there is no run here"),
         (["predict", "x"], "predict lacks IMAGE"),
+        (["predict", "x", "a.jpg", ""], "an IMAGE is empty"),
         (["predict", "x", "y.jpg", "--jsn"], "predict has no option --jsn: did you mean --json?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -1,13 +1,17 @@
 """Work in a process of its own: what comes of it, and what becomes of it when it takes too much."""
 
+import errno
+import gc
 import os
 import signal
 import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import pytest
 
 from catdog.data import confined as module
-from catdog.data.confined import Overrun, confined
+from catdog.data.confined import Overrun, Starved, confined
 
 
 def busy() -> None:
@@ -52,9 +56,35 @@ def test_work_that_takes_too_much_memory_fails_alone(monkeypatch: pytest.MonkeyP
         confined(hungry)
 
 
-def test_a_process_that_is_killed_is_told() -> None:
-    with pytest.raises(Overrun, match="ended its process"):
+def exits() -> None:
+    os._exit(3)
+
+
+def breaks_off() -> None:
+    """In the middle of what it tells, as far as the other end can see."""
+    [sender] = [each for each in gc.get_objects() if isinstance(each, Connection) and not each.closed and each.writable]
+    os.write(sender.fileno(), (1000).to_bytes(4, "big") + b"half")
+    os._exit(3)
+
+
+@pytest.mark.parametrize("work", [exits, breaks_off])
+def test_a_process_that_ends_by_itself_is_the_fault_of_the_work(work: Callable[[], None]) -> None:
+    with pytest.raises(Overrun, match=r"ended its process \(3\)"):
+        confined(work)
+
+
+def test_a_process_that_is_killed_is_the_fault_of_the_machine() -> None:
+    with pytest.raises(Starved, match=r"was killed: .* if memory ran out"):
         confined(killed)
+
+
+def test_where_no_process_can_be_had_the_work_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*arguments: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", none)
+    with pytest.raises(Starved, match="Resource temporarily unavailable"):
+        confined(divmod, 7, 2)
 
 
 def hangs() -> None:
@@ -63,5 +93,5 @@ def hangs() -> None:
 
 def test_a_process_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STILL", 0.5)
-    with pytest.raises(Overrun, match=r"ended its process \(-9\)"):
+    with pytest.raises(Overrun, match="stood still"):
         confined(hangs)

@@ -1,5 +1,6 @@
 """Where a data set is written: what is catdog's own there is replaced, all else stays, and one process at a time is at work."""
 
+import json
 import os
 import signal
 import subprocess
@@ -275,3 +276,12 @@ def test_a_place_within_the_source_is_refused_before_the_work(tmp_path: Path, pl
     with pytest.raises(CallerError, match=r"lies in folder:.*name a folder outside"):
         prepare(f"folder:{root}", open_bucket(str(root / place)), TWO)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_data_set_does_not_lie_in_a_run(photos: str, folder: Bucket) -> None:
+    folder.write("recipe.toml", b"")
+    folder.write("lease.json", json.dumps({"owner": "a", "host": "b", "machine": "c", "released": True}).encode())
+    before = folder.list()
+    with pytest.raises(CallerError, match="holds a run: name another folder for the data set"):
+        prepare(photos, folder)
+    assert folder.list() == before

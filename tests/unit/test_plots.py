@@ -4,6 +4,7 @@ import io
 import math
 import warnings
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot
@@ -132,6 +133,14 @@ def test_no_figure_is_left_behind_in_matplotlib():
     plots.loss(lines())
     plots.confusion([[1, 0], [0, 1]])
     assert pyplot.get_fignums() == []
+
+
+def test_plots_are_the_same_whatever_a_person_has_set_for_their_own():
+    plain = plots.confusion([[3, 1], [0, 4]])
+    own = {"text.usetex": True, "axes.facecolor": "black", "font.size": 30, "savefig.dpi": 30}
+    with matplotlib.rc_context(own):
+        assert plots.confusion([[3, 1], [0, 4]]) == plain
+        assert matplotlib.rcParams["font.size"] == 30
 
 
 def test_a_phone_can_show_every_plot_at_its_full_width():

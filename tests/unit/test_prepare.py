@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import tensorflow as tf
 from pictures import SHARED, Deadly, class_folders, encoded, picture, thread_pool, write
 from PIL import Image
 
+from catdog.data.confined import Starved
 from catdog.data.options import PrepareOptions
 from catdog.data.prepare import prepare
 from catdog.data.shards import SPLITS, Manifest, load_manifest
@@ -255,6 +257,25 @@ def test_shards_of_a_split_differ_by_one_record_at_most(photos: Path, bucket: Bu
         sizes = [shard.examples for shard in manifest.split(name)]
         assert max(sizes) - min(sizes) <= 1 and min(sizes) > 0
     assert len(manifest.split("train")) == 7
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(
+    "error",
+    [Starved("a process that decoded a picture was killed"), OSError(errno.EMFILE, os.strerror(errno.EMFILE))],
+    ids=["killed", "no more files"],
+)
+def test_what_the_machine_lacks_ends_the_command_and_leaves_no_picture_out(
+    error: Exception, photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starved(content: bytes, side: int) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr("catdog.data.convert.decode", starved)
+    with pytest.raises(type(error), match=str(error.args[-1])) as caught:
+        prepare(f"folder:{photos}", bucket)
+    assert isinstance(error, OSError) or str(caught.value).startswith("cat/")
+    assert bucket.list() == []
 
 
 @pytest.mark.usefixtures("threads")

@@ -70,6 +70,15 @@ def test_a_split_that_was_not_asked_for_lacks_nothing() -> None:
     assert Manifest("folder:x", {"val": 0.0, "test": 0.0}, shards).one_sided() == []
 
 
+def test_a_split_of_a_persons_own_that_lacks_a_class_is_to_be_mended_in_its_folder() -> None:
+    shards = (
+        Shard("train-00000-of-00001.tfrecord", "train", 1, "0123abcd", "01"),
+        Shard("test-00000-of-00001.tfrecord", "test", 1, "0123abcd", "00"),
+    )
+    [line] = Manifest("folder:x", {"val": 0.0, "test": 0.1}, shards, ("train", "test")).one_sided()
+    assert line.endswith("add pictures to its folder")
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

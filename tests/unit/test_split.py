@@ -7,7 +7,7 @@ import pytest
 
 from catdog.data.options import PrepareOptions
 from catdog.data.picture import Picture
-from catdog.data.split import placed, split, split_of
+from catdog.data.split import placed, split, split_in, split_of
 
 
 def some_pictures(cats: int, dogs: int, folder: str = "") -> list[Picture]:
@@ -129,6 +129,40 @@ def test_a_group_larger_than_a_split_trains_and_the_others_make_the_splits() -> 
 )
 def test_the_nearest_folder_named_after_a_split_tells_it(name: str, expected: str) -> None:
     assert split_of(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("seg_train/cat/1.jpg", "train"),
+        ("seg_test/seg_test/cat/1.jpg", "test"),
+        ("01_train/cat/1.jpg", "train"),
+        ("train_1/cat/1.jpg", "train"),
+        ("Test256/cat/1.jpg", "test"),
+        ("catsTrain/cat/1.jpg", "train"),
+        ("myTestSet/cat/1.jpg", "test"),
+        ("Validate/cat/1.jpg", "val"),
+        ("val2017/cat/1.jpg", "val"),
+        ("test1/cat.1.jpg", "test"),
+        ("train_test/test/cat/1.jpg", "test"),
+        ("train_test/cat/1.jpg", ""),
+        ("trained/cat/1.jpg", ""),
+        ("contest/cat/1.jpg", ""),
+        ("größtest/cat/1.jpg", ""),
+    ],
+)
+def test_a_split_is_found_as_a_word_of_a_folders_name(name: str, expected: str) -> None:
+    assert split_in(name) == expected
+
+
+def test_a_split_as_a_word_among_others_counts_where_another_split_does_too() -> None:
+    def told(*folders: str) -> tuple[tuple[str, ...], set[str]]:
+        found, own, _ = placed([picture for folder in folders for picture in some_pictures(2, 2, folder)])
+        return own, {picture.folder for picture in found}
+
+    assert told("seg_train", "seg_test", "seg_train") == (("train", "test"), {"train", "test"})
+    assert told("train_station", "park") == ((), {""})
+    assert told("train", "seg_test") == (("train", "test"), {"train", "test"})
 
 
 @pytest.mark.parametrize(

@@ -361,6 +361,18 @@ def test_a_lock_that_is_no_file_is_told_and_creates_none_elsewhere(bucket, tmp_p
     assert "\n" not in str(caught.value) and not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.skipif(not os.access("/proc/kmsg", os.R_OK), reason="needs Linux's /proc, and to be root")
+def test_a_link_to_what_gives_bytes_without_end_is_read_as_empty_and_waited_for_by_nobody(bucket, tmp_path):
+    bucket.write("whole", b"bytes")
+    (Path(bucket.uri) / "endless").symlink_to("/proc/kmsg")
+    assert bucket.read("endless") == b""
+    assert bucket.stat("endless").size == 0
+    with pytest.raises(RunError, match="expected"):
+        bucket.fetch("endless", bucket.stat("whole"), tmp_path / "fetched")
+    with pytest.raises(Changed, match="was written anew"):
+        bucket.open_pinned("endless", bucket.stat("whole"))
+
+
 def test_links_to_folders_are_listed_once_and_loops_end(bucket, tmp_path):
     elsewhere = open_bucket(str(tmp_path / "elsewhere"))
     elsewhere.write("step/x", b"")

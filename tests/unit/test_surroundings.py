@@ -117,6 +117,7 @@ def test_a_model_is_built_whatever_keras_is_set_to_and_from_weights_that_cannot_
     (tmp_path / ".keras/keras.json").write_text(settings)
     environment = odd_mount(ROOT / "catdog/weights", tmp_path / "odd.so", flock=errno.ENOLCK)
     environment |= {"HOME": str(tmp_path), "KERAS_BACKEND": "torch"}
+    environment |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # as a notebook's commands inherit it
     environment.pop("KERAS_HOME", None)
     done = ended([sys.executable, "-c", BUILT], env=environment)
     assert done.stdout == "tensorflow float32 1e-07 (None, 1, 1, 1280)\ntrue\n", done.stderr
@@ -146,7 +147,7 @@ def test_settings_that_keras_refuses_are_told_with_their_file(tmp_path: Path) ->
         (
             "raise ImportError('libx.so: no such file')",
             1,
-            "catdog: failed: TensorFlow cannot be imported: ImportError: libx.so: no such file",
+            "catdog: failed: TensorFlow cannot be imported: ImportError in tensorflow: libx.so: no such file",
         ),
     ],
 )

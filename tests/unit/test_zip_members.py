@@ -1,5 +1,6 @@
 """Zip files as they are and as they should not be."""
 
+import gzip
 import io
 import struct
 import time
@@ -124,6 +125,14 @@ def test_what_is_no_zip_file_is_told_in_one_line(tmp_path: Path, content: bytes)
     with pytest.raises(CallerError, match="neither a folder nor a zip file") as caught:
         zip_members(write(tmp_path / "a.zip", content))
     assert "\n" not in str(caught.value)
+
+
+def test_a_zip_file_cut_short_and_what_is_another_archive_are_told(tmp_path: Path) -> None:
+    whole = archive(tmp_path / "a.zip", ("cat/1.jpg", bytes(1000))).read_bytes()
+    with pytest.raises(CallerError, match="its list of files, at its end, is not there: was it cut short"):
+        zip_members(write(tmp_path / "cut.zip", whole[:-40]))
+    with pytest.raises(CallerError, match="it is of format gzip"):
+        zip_members(write(tmp_path / "a.tar.gz", gzip.compress(bytes(1000))))
 
 
 def test_a_zip_file_of_a_later_version_is_told(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from catdog.data.order import Need
 from catdog.data.shards import Shard
 from catdog.errors import CallerError
 from catdog.recipe import Cache
-from catdog.storage import Bucket, Folder, Stat, expanded
+from catdog.storage import Bucket, Folder, Stat, expanded, unwaiting
 
 __all__ = [
     "Closed",
@@ -115,6 +115,6 @@ class _InPlace:
 
     def open(self, shard: Shard) -> BinaryIO:
         if shard.name not in self._pins:
-            return open(self._folder.local(shard.name), "rb")
+            return open(self._folder.local(shard.name), "rb", opener=unwaiting)
         file, self._pins[shard.name] = self._folder.open_pinned(shard.name, self._pins[shard.name])
         return file
