@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import simplejpeg
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
 from catdog.data.confined import Starved, confined
@@ -54,6 +55,9 @@ TiffImagePlugin.OPEN_INFO.update(
         (TiffImagePlugin.MM, 0, (1,), 1, (16,), ()): ("I;16B", "I;16B"),
     }
 )
+
+_DAMAGE = re.compile("premature end|bad Huffman code|instead of RST|before marker 0x(d[0-7]|da|c4)", re.IGNORECASE)
+"""In libjpeg's warnings, of data that does not come out even; others tell of odd headers, or of bytes too many at the end."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -140,6 +144,8 @@ def _decoded(content: bytes, side: int | None, formats: tuple[str, ...]) -> Imag
         warnings.simplefilter("ignore")
         image = _opened(content, formats)
         samples = _samples(image, content)
+        if content.startswith(b"\xff\xd8"):
+            _require_undamaged(content)
         if side is not None and image.format == "JPEG":
             image.draft(image.mode, (2 * side, 2 * side))
         image.load()
@@ -171,6 +177,16 @@ def _opened(content: bytes, formats: tuple[str, ...]) -> Image.Image:
     if painted > _LAYERS * pixels:
         raise Unreadable(f"it paints each pixel more than the {_LAYERS} times allowed")
     return image
+
+
+def _require_undamaged(jpeg: bytes) -> None:
+    """Raises Unreadable for a JPEG of which libjpeg makes up what it cannot read: it warns of that, and Pillow does not
+    tell. The first warning alone is known."""
+    try:
+        simplejpeg.decode_jpeg(jpeg, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
+    except ValueError as error:
+        if _DAMAGE.search(str(error)):
+            raise Unreadable(f"a JPEG that is damaged or cut short: {one_line(error)}") from None
 
 
 def _page(tiff: bytes) -> int:

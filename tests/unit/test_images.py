@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -749,7 +750,7 @@ CASES = SHARED / "cases"
         ("p07_long_text_chunk.png", None),
         ("p09_avif.jpg", None),
         ("p11_heic_header.jpg", "HEIC"),
-        ("p13_no_end_marker.jpg", "truncated"),
+        ("p13_no_end_marker.jpg", "cut short"),
         ("p14_extraneous.jpg", None),
         ("p15_many_scans.jpg", "more than the 100 scans"),
     ],
@@ -761,3 +762,28 @@ def test_each_case_is_read_or_told(name: str, told: str | None) -> None:
     else:
         with pytest.raises(Unreadable, match=told):
             decode(content)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {}),
+        ("RGB", {"progressive": True}),
+        ("RGB", {"restart_marker_blocks": 4}),
+        ("L", {}),
+        ("CMYK", {}),
+    ],
+    ids=["plain", "progressive", "with restarts", "grey", "CMYK"],
+)
+def test_a_jpeg_with_a_hole_in_its_data_is_left_out_and_one_without_is_read(mode: str, options: dict[str, Any]) -> None:
+    whole = encoded(picture(3, 300, 200).convert(mode), **options)
+    assert decode(whole).size == (300, 200)
+    middle = len(whole) * 2 // 3
+    with pytest.raises(Unreadable, match="damaged or cut short"):
+        decode(whole[:middle] + bytes(300) + whole[middle + 300 :])
+
+
+def test_bytes_too_many_after_the_data_of_a_jpeg_harm_nothing() -> None:
+    whole = encoded(picture(3, 300, 200))
+    assert np.array_equal(decode(whole[:-2] + bytes(100) + whole[-2:]), decode(whole))
+    assert np.array_equal(decode(whole + bytes(70_000)), decode(whole))

@@ -138,7 +138,7 @@ def spoil(root: Path) -> dict[str, str]:
     broken = {
         "cat/empty.jpg": (b"", "empty"),
         "dog/text.jpg": (b"hello", "not a picture"),
-        "cat/cut.jpg": (encoded(picture(77, 400, 300))[:4000], "truncated"),
+        "cat/cut.jpg": (encoded(picture(77, 400, 300))[:4000], "cut short"),
         "cat/bomb.png": (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "pixels"),
         "bird/1.jpg": (encoded(picture(78)), "tells a class"),
         "dog/Thumbs.db": (b"\xd0\xcf", "system"),
