@@ -1,5 +1,6 @@
 """The frozen lower part of a model, as a forward pass whose rows depend on nothing but themselves."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -51,12 +52,17 @@ class FrozenPart:
         """Of one picture's outputs."""
         return self._cut.shape
 
+    @functools.cached_property
+    def _weights(self) -> str:
+        """Digest of those below the cut, which from the first step of the phase on stay what they are."""
+        return digest(self._cut.below.weights)
+
     def digests(self, shards: Sequence[Shard], view: int | None) -> list[str]:
         """For each shard 32 hexadecimal digits of all that the outputs of its records depend on, in a view or whole."""
         recipe = self._recipe
         common = [
             *(
-                digest(self._cut.below.weights),
+                self._weights,
                 recipe.model.backbone,
                 self._cut.name,
                 recipe.data.side,
