@@ -45,10 +45,9 @@ def import_tensorflow() -> None:
             raise CallerError(f"{place}/keras.json: Keras refuses these settings: {told}") from None
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        raise RunError(
-            f"TensorFlow cannot be imported: {type(error).__name__} in {frame.f_globals.get('__name__')}: {told}"
-        ) from None
+        modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+        module = [name for name in modules if not name.startswith("importlib")][-1]
+        raise RunError(f"TensorFlow cannot be imported: {type(error).__name__} in {module}: {told}") from None
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")

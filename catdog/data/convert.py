@@ -1,7 +1,6 @@
 """The items of a source → pictures as they are stored, on all cores; their bytes lie in one spool file."""
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import tempfile
@@ -15,7 +14,7 @@ from typing import BinaryIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from catdog.data.confined import Starved
+from catdog.data.confined import require_machine
 from catdog.data.images import decode, encode
 from catdog.data.near_duplicates import difference_hash
 from catdog.data.picture import Picture, Skipped
@@ -25,9 +24,6 @@ from catdog.errors import naming, one_line
 
 _TOGETHER = 16
 """Pictures that a process is given at once."""
-
-_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-"""What says nothing of a picture: left out for it, the same pictures would not give the same shards."""
 
 Stored = tuple[bytes, int, int, bytes]
 """JPEG bytes, height and width, and the picture's hash."""
@@ -105,9 +101,6 @@ def _converted(item: Item, side: int) -> Stored | str:
     try:
         picture = decode(item.content.read(), side)
         return *encode(picture, side), difference_hash(picture)
-    except Starved as error:
-        raise Starved(f"{item.name}: {error}") from None
     except Exception as error:  # a file that cannot be read must not end the work on the others
-        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
-            raise
+        require_machine(error, item.name)
         return one_line(error)

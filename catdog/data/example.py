@@ -25,7 +25,7 @@ def decode_example(message: bytes) -> dict[str, Value]:
     result: dict[str, Value] = {}
     for features in _all(memoryview(message), 1):
         for entry in _all(features, 1):
-            (first, name), (second, feature) = _pair(entry)
+            (first, name), (second, feature) = _fields(entry)
             ((kind, values),) = _fields(_message(feature))
             if (first, second) != (1, 2) or kind not in (_BYTES_LIST, _INT64_LIST):
                 raise ValueError(f"fields {first} and {second} where 1 and 2 must be, with a feature of kind {kind}")
@@ -83,13 +83,6 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
             at += value
         else:
             raise ValueError("not an Example")
-
-
-def _pair(message: memoryview | int) -> tuple[tuple[int, memoryview | int], tuple[int, memoryview | int]]:
-    fields = [*_fields(_message(message))]
-    if len(fields) != 2:
-        raise ValueError(f"{len(fields)} fields where 2 must be")
-    return fields[0], fields[1]
 
 
 def _all(message: memoryview | int, number: int) -> Iterator[memoryview]:

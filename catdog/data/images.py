@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
-from catdog.data.confined import Starved, confined
+from catdog.data.confined import Starved, confined, require_machine
 from catdog.data.picture_bytes import CountedReads, Unreadable, check_scans, jpeg_bits, without_text
 from catdog.data.picture_formats import format_of
 from catdog.data.tiff_tags import Tag, directories, is_preview
@@ -56,7 +56,8 @@ TiffImagePlugin.OPEN_INFO.update(
     }
 )
 
-_DAMAGE = re.compile("premature end|bad Huffman code|instead of RST|before marker 0x(d[0-7]|da|c4)", re.IGNORECASE)
+_DAMAGE = re.compile("premature end|bad (huffman|arithmetic) code|instead of rst|before marker 0xd[0-7]", re.IGNORECASE)
+_DAMAGE_BETWEEN_SCANS = re.compile("before marker 0x(da|c4)")
 """In libjpeg's warnings, of data that does not come out even; others tell of odd headers, or of bytes too many at the end."""
 
 _TURNS = {
@@ -100,6 +101,7 @@ def decode(content: bytes, side: int | None = None) -> Image.Image:
     except Image.UnidentifiedImageError:
         raise Unreadable(_why_unknown(content)) from None
     except Exception as error:  # a codec may raise anything on broken input
+        require_machine(error, "decoding it")
         raise Unreadable(one_line(error)) from None
 
 
@@ -144,8 +146,9 @@ def _decoded(content: bytes, side: int | None, formats: tuple[str, ...]) -> Imag
         warnings.simplefilter("ignore")
         image = _opened(content, formats)
         samples = _samples(image, content)
-        if content.startswith(b"\xff\xd8"):
-            _require_undamaged(content)
+        pixels = image.width * image.height
+        if image.format in ("JPEG", "MPO"):
+            _require_undamaged(content, check_scans(content, pixels))
         if side is not None and image.format == "JPEG":
             image.draft(image.mode, (2 * side, 2 * side))
         image.load()
@@ -179,13 +182,15 @@ def _opened(content: bytes, formats: tuple[str, ...]) -> Image.Image:
     return image
 
 
-def _require_undamaged(jpeg: bytes) -> None:
-    """Raises Unreadable for a JPEG of which libjpeg makes up what it cannot read: it warns of that, and Pillow does not
-    tell. The first warning alone is known."""
+def _require_undamaged(jpeg: bytes, scans: int) -> None:
+    """Raises Unreadable for a JPEG of so many scans of which libjpeg makes up what it cannot read: it warns of that, and
+    Pillow does not tell. The first warning alone is known."""
+    if jpeg[2:4] == b"\xff\xe0" and jpeg[6:11] == b"JFIF\0":
+        jpeg = jpeg[:11] + b"\1\1" + jpeg[13:]  # else an odd version would be the first
     try:
         simplejpeg.decode_jpeg(jpeg, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError as error:
-        if _DAMAGE.search(str(error)):
+        if _DAMAGE.search(str(error)) or (scans > 1 and _DAMAGE_BETWEEN_SCANS.search(str(error))):
             raise Unreadable(f"a JPEG that is damaged or cut short: {one_line(error)}") from None
 
 

@@ -41,8 +41,8 @@ class CountedReads(io.BytesIO):
         return super().read(size)
 
 
-def check_scans(jpeg: bytes, pixels: int) -> None:
-    """Raises Unreadable for a JPEG whose scans are more work than a photo's."""
+def check_scans(jpeg: bytes, pixels: int) -> int:
+    """The scans of a JPEG; raises Unreadable where they are more work than a photo's."""
     scans = 0
     for number, (marker, _) in enumerate(_segments(jpeg)):
         scans += marker == START_OF_SCAN[1]
@@ -52,6 +52,7 @@ def check_scans(jpeg: bytes, pixels: int) -> None:
             raise Unreadable(f"more than the {_MAX_SEGMENTS:,} segments allowed in a JPEG")
     if scans * pixels > MAX_SCANNED:
         raise Unreadable(f"{scans} scans of {pixels:,} pixels are more than the {MAX_SCANNED:,} allowed in a JPEG")
+    return scans
 
 
 def jpeg_bits(jpeg: bytes) -> int | None:

@@ -47,7 +47,7 @@ def refuse_others(bucket: Bucket, ours: set[str], shards: int) -> None:
     """Raise CallerError where files lie that would be written over, as far as that is known before all pictures are, and
     in a place that holds nothing of ours for any that would pass for the data set's. What is no file is refused under
     each name that a data set's file may have; so is a run's place, for a run goes on in no data set's."""
-    if _leased(bucket, TRAINING.lease) is True:
+    if _leased(bucket, TRAINING.lease) and bucket.exists("recipe.toml"):
         raise CallerError(f"{bucket.uri}: holds a run: name another folder for the data set")
     likely = {*LISTS, *shard_names({"train": shards})}
     root = bucket.local("")

@@ -39,7 +39,10 @@ def split_of(name: str) -> str:
 
 
 def split_in(name: str) -> str:
-    """As `split_of`, but of a folder in whose name one split is a word among others, as in `seg_train` or `Test256`."""
+    """As `split_of`, but where there is no such folder, of one in whose name a split is a word among others, as in
+    `seg_train` or `Test256`."""
+    if found := split_of(name):
+        return found
     for part in reversed(PurePosixPath(name).parts[:-1]):
         spaced = re.sub("(?<=[a-z])(?=[A-Z])", "_", part)
         if len(named := [split for split, word in _WORDS.items() if word.search(spaced)]) == 1:
@@ -51,12 +54,12 @@ def placed(pictures: Iterable[Picture]) -> tuple[list[Picture], tuple[str, ...],
     """The pictures with the folders of the source's own split, if it has one, which splits these are, and what is left out.
 
     It has none where all pictures are of one. Where train is one, pictures that lie in none are left out: what stands
-    beside `train` may be someone's hold-out under another name. A split's word in a longer name counts where another's
-    does too, for one alone may mean anything.
+    beside `train` may be someone's hold-out under another name. A split's word in a longer name may mean anything: it
+    counts where every picture lies below one, and of more splits than one.
     """
     given = list(pictures)
     found, folders = _told(given, split_in)
-    if len(folders - {""}) < 2:
+    if "" in folders or len(folders) < 2:
         found, folders = _told(given, split_of)
     if len(folders) < 2:
         return [replace(picture, folder="") for picture in given], (), []

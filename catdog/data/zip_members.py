@@ -69,7 +69,7 @@ def zip_members(path: Path) -> list[tuple[str, int, Member]]:
 def _why_none(path: Path, error: Exception) -> str:
     """What a file is that zipfile takes for no archive."""
     with contextlib.suppress(OSError), open(path, "rb", opener=unwaiting) as file:
-        name = format_of(file.read(4096))
+        name = format_of(file.read(4096) or b"")
         if name == "zip" and isinstance(error, zipfile.BadZipFile) and not zipfile.is_zipfile(path):
             return "it begins as one, but its list of files, at its end, is not there: was it cut short on its way?"
         if name not in (None, "zip"):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import matplotlib
 import numpy as np
 import sklearn.metrics as sk
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
@@ -33,7 +33,7 @@ _DPI = 200
 _TILE = 240  # pixels
 Corner = Literal["lower left", "lower right", "upper right"]
 _DASHES = (0, (4, 3))
-_PLAIN = style.context("default")
+_PLAIN = matplotlib.rc_context({name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"})
 
 
 @dataclass(frozen=True)

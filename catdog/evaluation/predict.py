@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from catdog.data import images
+from catdog.data.confined import Starved, require_machine
 from catdog.data.options import PrepareOptions
 from catdog.data.pipeline import decode_whole
 from catdog.data.process_pool import cores
@@ -89,9 +90,10 @@ def _load(path: Path, side: int) -> np.ndarray | str:
     stored_side = max(PrepareOptions.side, side)
     try:
         stored, _, _ = images.encode(images.decode(File(path).read(), stored_side), stored_side)
-    except OSError as error:
-        return error.strerror or str(error)
     except images.Unreadable as error:
         return str(error)
+    except (OSError, Starved) as error:
+        require_machine(error, str(path))
+        return getattr(error, "strerror", None) or str(error)
     with tf.device("CPU"):  # as evaluation decodes: a GPU resizes with other last digits
         return decode_whole(tf.constant(stored), side).numpy()

@@ -204,12 +204,17 @@ def require_ours(run: Bucket) -> None:
         if not _written_whole(run.read(RECIPE, SMALL)) and not committed(run.list(f"{CHECKPOINTS}/")):
             raise CallerError(f"{run.uri}: its {RECIPE} was written by hand, not by a run: name another folder")
         return
-    others = [folder for folder in (CHECKPOINTS, "evaluation", TENSORBOARD) if run.list(f"{folder}/")]
-    others += [name for name in (METRICS, MODEL, REPORT) if run.exists(name)]
+    others = work_of_a_run(run)
     if (lease := run.find(LEASE)) is not None and not is_lease(lease):
         others.append(LEASE)
     if others:
         raise CallerError(f"{run.uri}: holds {others[0]} but no {RECIPE} that tells whose: name another folder")
+
+
+def work_of_a_run(run: Bucket) -> list[str]:
+    """What lies in a place that a run leaves once it has begun to train, by its first names."""
+    found = [folder for folder in (CHECKPOINTS, "evaluation", TENSORBOARD) if run.list(f"{folder}/")]
+    return found + [name for name in (METRICS, MODEL, REPORT) if run.exists(name)]
 
 
 def _written_whole(recipe: bytes) -> bool:

@@ -26,7 +26,7 @@ from catdog.recipe import (
     to_table,
     to_toml,
 )
-from catdog.runs.folder import MODEL, RECIPE, REPORT, Position, evaluation, recipe_of, require_ours
+from catdog.runs.folder import MODEL, RECIPE, REPORT, Position, evaluation, recipe_of, require_ours, work_of_a_run
 from catdog.storage import Bucket, open_bucket
 from catdog.storage.lease import Lease, hold
 from catdog.training.checkpoint import Arrays, Checkpoints
@@ -97,7 +97,7 @@ def started(recipe: Recipe) -> Iterator[Start]:
     leased = hold(run, say) if group.chief else nullcontext()
     with leased as lease, open_cache(data, pins, recipe.cache) as cache:
         checkpoints = Checkpoints(run, recipe.checkpoint.keep, lease.require if lease else lambda: None)
-        with _no_run_of_what_is_refused(run, checkpoints, lease):
+        with _no_run_of_what_is_refused(run, lease):
             with together(group.worker, group.workers):
                 newest = None
                 if lease:
@@ -109,15 +109,15 @@ def started(recipe: Recipe) -> Iterator[Start]:
 
 
 @contextlib.contextmanager
-def _no_run_of_what_is_refused(run: Bucket, checkpoints: Checkpoints, lease: Lease | None) -> Iterator[None]:
-    """Where the block begins a run and is refused before anything is committed, take back the recipe that it wrote: else
-    the same command without the mistake would be refused for a run that differs."""
+def _no_run_of_what_is_refused(run: Bucket, lease: Lease | None) -> Iterator[None]:
+    """Where the block begins a run and is refused before any of its work lies there, take back the recipe that it wrote:
+    else the same command without the mistake would be refused for a run that differs."""
     begins = lease is not None and not run.exists(RECIPE)
     try:
         yield
     except CallerError:
         with contextlib.suppress(CallerError, RunError, OSError):
-            if lease is not None and begins and not checkpoints.steps():
+            if lease is not None and begins and not work_of_a_run(run):
                 lease.require()
                 run.delete(RECIPE)
         raise

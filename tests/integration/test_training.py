@@ -260,9 +260,24 @@ def test_after_weights_that_do_not_fit_the_same_command_with_others_is_taken(ful
     assert not (Path(full.run.uri) / "recipe.toml").exists()
     with started(full) as start:
         assert start.newest is None
-    with pytest.raises(CallerError, match="refused"), started(full):  # that stands there from a run that began
-        raise CallerError("refused")
-    assert (Path(full.run.uri) / "recipe.toml").exists()
+
+
+@pytest.mark.parametrize("works", [False, True])
+def test_a_run_that_is_refused_once_it_works_goes_on_as_it_is(recipe: Recipe, works: bool) -> None:
+    def fail() -> None:
+        with started(recipe) as start:
+            if works:
+                start.run.write("metrics.jsonl", b"")
+            raise CallerError("refused later")
+
+    with pytest.raises(CallerError, match="refused later"):
+        fail()
+    assert (Path(recipe.run.uri) / "recipe.toml").exists() == works
+    with started(recipe):
+        pass
+    with pytest.raises(CallerError, match="refused later"):
+        fail()  # of a run that another command began
+    assert (Path(recipe.run.uri) / "recipe.toml").exists()
 
 
 def test_a_train_split_of_one_class_is_refused(recipe: Recipe, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_work_without_end_is_ended_and_its_limit_told(monkeypatch: pytest.Monkey
 def test_work_that_takes_too_much_memory_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert confined(hungry) == 10**9
     monkeypatch.setattr(module, "MEMORY", 10**8)
-    with pytest.raises(MemoryError):
+    with pytest.raises(Overrun, match="more than the 100,000,000 bytes of memory"):
         confined(hungry)
 
 
@@ -78,11 +78,12 @@ def test_a_process_that_is_killed_is_the_fault_of_the_machine() -> None:
         confined(killed)
 
 
-def test_where_no_process_can_be_had_the_work_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["fork", "pipe"])
+def test_where_no_process_can_be_had_the_work_is_not_to_blame(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*arguments: object) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(os, "fork", none)
+    monkeypatch.setattr(os, call, none)
     with pytest.raises(Starved, match="Resource temporarily unavailable"):
         confined(divmod, 7, 2)
 

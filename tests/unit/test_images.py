@@ -787,3 +787,13 @@ def test_bytes_too_many_after_the_data_of_a_jpeg_harm_nothing() -> None:
     whole = encoded(picture(3, 300, 200))
     assert np.array_equal(decode(whole[:-2] + bytes(100) + whole[-2:]), decode(whole))
     assert np.array_equal(decode(whole + bytes(70_000)), decode(whole))
+    tables = whole.index(b"\xff\xc4")
+    assert np.array_equal(decode(whole[:tables] + bytes(2) + whole[tables:]), decode(whole))
+
+
+def test_a_jpeg_of_an_odd_version_is_read_and_a_hole_in_it_is_found() -> None:
+    whole = encoded(picture(3, 300, 200))
+    odd = whole[:11] + bytes(2) + whole[13:]
+    assert np.array_equal(decode(odd), decode(whole))
+    with pytest.raises(Unreadable, match="damaged or cut short"):
+        decode(odd[:4000] + bytes(300) + odd[4300:])

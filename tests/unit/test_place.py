@@ -285,3 +285,5 @@ def test_a_data_set_does_not_lie_in_a_run(photos: str, folder: Bucket) -> None:
     with pytest.raises(CallerError, match="holds a run: name another folder for the data set"):
         prepare(photos, folder)
     assert folder.list() == before
+    folder.delete("recipe.toml")  # as a run that was refused has taken it back
+    prepare(photos, folder)

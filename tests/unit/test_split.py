@@ -145,6 +145,7 @@ def test_the_nearest_folder_named_after_a_split_tells_it(name: str, expected: st
         ("val2017/cat/1.jpg", "val"),
         ("test1/cat.1.jpg", "test"),
         ("train_test/test/cat/1.jpg", "test"),
+        ("test/dog/dog training/1.jpg", "test"),
         ("train_test/cat/1.jpg", ""),
         ("trained/cat/1.jpg", ""),
         ("contest/cat/1.jpg", ""),
@@ -162,6 +163,7 @@ def test_a_split_as_a_word_among_others_counts_where_another_split_does_too() ->
 
     assert told("seg_train", "seg_test", "seg_train") == (("train", "test"), {"train", "test"})
     assert told("train_station", "park") == ((), {""})
+    assert told("dog", "dog training", "crash-test") == ((), {""})
     assert told("train", "seg_test") == (("train", "test"), {"train", "test"})
 
 
