@@ -32,6 +32,8 @@ def open_folder(path: str) -> Folder:
     folder = open_bucket(path)
     if not isinstance(folder, Folder):
         raise CallerError(f"{path}: FOLDER must be a path on this machine")
+    if folder.local("").is_file():
+        raise CallerError(f"{path}: is a file, where FOLDER must be a folder")
     return folder
 
 

@@ -4,10 +4,14 @@ import contextlib
 import faulthandler
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 import traceback
+import warnings
 from collections.abc import Iterator
+from types import FrameType
 
 from catdog.errors import CallerError, RunError, one_line
 from catdog.storage import expanded
@@ -15,7 +19,7 @@ from catdog.storage import expanded
 _KEEPER = """
 import sys
 if kept := sys.stdin.buffer.read():
-    sys.stderr.buffer.write(b"TensorFlow could not be imported; it wrote:\\n" + kept)
+    sys.stderr.buffer.write(b"while TensorFlow was imported this was written:\\n" + kept)
 """
 
 
@@ -32,6 +36,8 @@ def import_tensorflow() -> None:
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else it takes all memory of a GPU, whatever it is for
     # Nobody changes the files that we read with it, and not every file system grants locks.
     os.environ["HDF5_USE_FILE_LOCKING"] = "FALSE"
+    if any(option.startswith("error") for option in sys.warnoptions):
+        warnings.simplefilter("ignore")  # made errors, as PYTHONWARNINGS can, their libraries' would end a run
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
     expanded("~")  # without one some libraries fail hours later
     try:
@@ -54,6 +60,28 @@ def import_tensorflow() -> None:
 
 
 @contextlib.contextmanager
+def _silent_where_stopped(keeper: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Let a signal that asks to stop end this process as it would, without a word of what was written meanwhile."""
+    main = threading.current_thread() is threading.main_thread()
+    unheard = [
+        number for number in (signal.SIGTERM, signal.SIGHUP) if main and signal.getsignal(number) is signal.SIG_DFL
+    ]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        keeper.kill()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    for number in unheard:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in unheard:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
 def _quiet_unless_it_fails() -> Iterator[None]:
     """Keep what is written to stderr; it is shown when the block raises, or when this process ends in it.
 
@@ -71,7 +99,8 @@ def _quiet_unless_it_fails() -> Iterator[None]:
             faulthandler.enable(shown)
         failed = False
         try:
-            yield
+            with _silent_where_stopped(keeper):
+                yield
         except Exception as error:
             failed = getattr(error, "errno", None) is None  # what the system refuses tells all by itself
             raise

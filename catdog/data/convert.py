@@ -103,4 +103,4 @@ def _converted(item: Item, side: int) -> Stored | str:
         return *encode(picture, side), difference_hash(picture)
     except Exception as error:  # a file that cannot be read must not end the work on the others
         require_machine(error, item.name)
-        return one_line(error)
+        return (isinstance(error, OSError) and error.strerror) or one_line(error)

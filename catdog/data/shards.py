@@ -139,14 +139,27 @@ class Manifest:
         return (json.dumps(content, indent=1) + "\n").encode()
 
 
+def _why_none(bucket: Bucket) -> str:
+    """What there is in place of a data set, and what to do about it."""
+    root = bucket.local("")
+    if root is not None and root.exists() and not root.is_dir():
+        return "is a file, where the folder of a data set must be"
+    if (
+        root is not None
+        and root.is_dir()
+        and any((root / f"{name}{s}").is_dir() for name in CLASSES for s in ("", "s"))
+    ):
+        return f"holds no data set, but pictures: make one of them elsewhere with `catdog prepare folder:{bucket.uri} DATA_URI`"
+    there = "no such folder" if root is not None and not root.exists() else f"holds no data set: there is no {MANIFEST}"
+    return f"{there}; write one with `catdog prepare SOURCE {bucket.uri}`"
+
+
 def load_manifest(bucket: Bucket) -> Manifest:
     """The manifest of a data set; raises CallerError where there is none or it is not one."""
     found = bucket.find(MANIFEST, MANIFEST_BYTES)
     if found is None:
         bucket.list(MANIFEST)  # tells of a bucket that is not there
-        root = bucket.local("")
-        what = "no such folder" if root and not root.is_dir() else f"holds no data set: there is no {MANIFEST}"
-        raise CallerError(f"{bucket.uri}: {what}; write one with `catdog prepare SOURCE {bucket.uri}`")
+        raise CallerError(f"{bucket.uri}: {_why_none(bucket)}")
     try:
         content = parse_json(found)
         if (version := entry(content, "format", int)) != 1:

@@ -62,6 +62,8 @@ def require_source(source: str) -> None:
     is_path = not re.match(r"\w*:", source) and (
         source.startswith(("~", ".")) or "/" in source or os.path.exists(source)
     )
+    if source == "folder:":
+        raise CallerError("folder: names no folder, as with a variable that is not set: give folder:PATH")
     meant = f"give folder:{source}" if is_path and source else "give drawn, folder:PATH or tfds:cats_vs_dogs"
     raise CallerError(f"{source!r} is not a source: {meant}")
 

@@ -73,6 +73,7 @@ def evaluate(
     trained = trained or load_trained(run)
     if not any(shard.examples for shard in manifest.split(split)):
         raise CallerError(f"{data.uri}: its {split} split is empty; prepare the data set with a larger --{split}")
+    run.require_writable()  # not only when all is evaluated
     shards = manifest.split(split)
     with open_cache(data, pinned(data, shards), cache) as files:
         records = Records(shards, files)

@@ -1,5 +1,6 @@
 """The model that a run has left, opened with plain Keras."""
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,8 @@ def load_trained(run: Bucket) -> Trained:
     recipe = finished_recipe(run)
     with run.reading(MODEL) as path:
         try:
+            if not zipfile.is_zipfile(path):  # which Keras would tell as not there
+                raise ValueError("it is no whole .keras file, which is a zip file")
             model = keras.models.load_model(path, compile=False, safe_mode=True)
         except Exception as error:  # on a broken file Keras, zipfile and HDF5 may raise anything
             raise RunError(f"{run.uri}/{MODEL}: can't be opened: {one_line(error)[:300]}") from error

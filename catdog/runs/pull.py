@@ -1,5 +1,6 @@
 """A run brought to a folder of this machine: each file whole, and only those that are not there yet."""
 
+import os
 import re
 import sys
 import threading
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
@@ -74,6 +76,9 @@ def pull(run: Bucket, folder: Folder, which: str) -> Pulled:
     """
     if not re.fullmatch("best|last|[0-9]{1,18}", which):
         raise CallerError(f"--which {which[:100]}: must be best, last or the step of a checkpoint")
+    source = run.local("")
+    if source is not None and Path(os.path.realpath(source)) in Path(os.path.realpath(folder.local(""))).parents:
+        raise CallerError(f"{folder.uri}: lies in {run.uri} itself: pull into a folder outside of it")
     recipe = recipe_of(run)
     if recipe is None:
         raise CallerError(f"{run.uri}: there is no run here (no {RECIPE}); `catdog runs` lists those below a URI")
@@ -102,6 +107,10 @@ def pull(run: Bucket, folder: Folder, which: str) -> Pulled:
 def _commits(run: Bucket, which: str, steps: Sequence[int]) -> list[Commit]:
     """The commit of the checkpoint that is asked for, and of the best one at its time where that is another."""
     if not steps:
+        if run.exists(MODEL):
+            raise CallerError(
+                f"{run.uri}: its checkpoints are gone; copy {MODEL}, {REPORT} and what else of it is of use by hand"
+            )
         raise CallerError(f"{run.uri}: no checkpoint is committed yet; pull when there is one")
     step: int | None = steps[-1] if which in ("best", "last") else int(which)
     if which == "best":

@@ -199,9 +199,14 @@ class Folder(Bucket):
                             elif f"{name}/".startswith(prefix):
                                 (linked if entry.is_symlink() else folders).append(name)
 
-    def _alone(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
         """Alone with the bucket among all who ask for this."""
-        return alone(self._root / _LOCK, self.patience)  # not beside the object, where it might be deleted
+        with contextlib.ExitStack() as held:
+            with self._writable():
+                # Not beside the object, where it might be deleted.
+                held.enter_context(alone(self._root / _LOCK, self.patience))
+            yield
 
     @contextlib.contextmanager
     def _folder(self, folder: Path) -> Iterator[None]:
@@ -241,7 +246,9 @@ class Folder(Bucket):
         except OSError as error:
             if error.errno not in _UNWRITABLE:
                 raise
-            raise CallerError(f"{self.uri}: cannot be written: {error.strerror}: {error.filename}") from None
+            a_file = error.errno in (errno.EEXIST, errno.ENOTDIR)
+            why = "a file is where a folder must be" if a_file else error.strerror
+            raise CallerError(f"{self.uri}: cannot be written: {why}: {error.filename}") from None
 
 
 def unwaiting(path: str, flags: int) -> int:

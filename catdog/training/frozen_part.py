@@ -25,8 +25,8 @@ VERSION = 1
 
 # Pictures in one pass of the model, the first number that gives a picture the same bits in any place of a pass. On a CPU
 # more of them are no faster, and Eigen's kernels treat some of more than four otherwise on some machines.
-_ON_CPU, _ON_GPU = (16, 4, 1), (64, 8, 1)
-_PASSES = 4
+_ON_CPU, _ON_GPU = (32, 4, 1), (64, 8, 1)
+_PASSES = 2
 """Passes that a CPU makes at once."""
 
 Halves = np.ndarray[tuple[int, ...], np.dtype[np.float16]]

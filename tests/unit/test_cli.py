@@ -143,6 +143,11 @@ def test_a_mistake_in_a_recipe_names_the_file(text, told, tmp_path, capsys):
 def test_an_empty_bucket_and_a_broken_manifest_are_told(tmp_path, capsys):
     for command in (["verify", tmp_path], ["train", QUICKSTART, "--data.uri", tmp_path]):
         assert f"{tmp_path}: holds no data set: there is no manifest.json" in mistake(command, capsys)
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    (tmp_path / "photos/a.txt").write_text("a file")
+    assert "holds no data set, but pictures: make one" in mistake(["verify", tmp_path / "photos"], capsys)
+    assert "is a file, where the folder of" in mistake(["verify", tmp_path / "photos/a.txt"], capsys)
+    assert "no such folder; write one with" in mistake(["verify", tmp_path / "none"], capsys)
     (tmp_path / "manifest.json").write_text("{")
     assert "is not a manifest" in mistake(["train", QUICKSTART, "--data.uri", tmp_path], capsys)
     assert cli.run(["verify", str(tmp_path)]) == 1  # to find that is what it is there for

@@ -340,6 +340,21 @@ def test_where_there_is_no_run_none_is_pulled(place: str, folder: Folder) -> Non
     assert not Path(folder.uri).exists()
 
 
+def test_a_finished_run_whose_checkpoints_are_gone_is_not_told_to_be_waited_for(source: Bucket, folder: Folder) -> None:
+    for name in source.list("checkpoints/"):
+        source.delete(name)
+    with pytest.raises(CallerError, match=r"its checkpoints are gone; copy model\.keras"):
+        pull(source, folder, "best")
+
+
+def test_a_run_is_not_pulled_into_itself(tmp_path: Path) -> None:
+    run = finished(open_bucket(str(tmp_path / "source")))
+    before = run.list()
+    with pytest.raises(CallerError, match=r"lies in .*source itself"):
+        pull(run, Folder(str(tmp_path / "source" / "below" / "it")), "best")
+    assert run.list() == before and not (tmp_path / "source" / "below").exists()
+
+
 def test_a_step_that_is_not_committed_is_refused_with_those_that_are(source: Bucket, folder: Folder) -> None:
     for step in ("40", "0", "99999999999"):
         with pytest.raises(CallerError, match=f"step {step} is not committed.* 10, 20, 30$"):

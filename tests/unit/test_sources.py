@@ -216,7 +216,7 @@ def test_a_name_in_a_zip_leads_nowhere_on_the_disk(tmp_path: Path) -> None:
         ("folder:{}/nowhere", "no such folder"),
         ("folder:{}/text.zip", "zip"),
         ("folder:{}/cut.zip", "zip"),
-        ("folder:", "not a source"),
+        ("folder:", "names no folder"),
         ("folders:{}", "not a source"),
         ("tfds:mnist", "not a source"),
         ("", "not a source"),

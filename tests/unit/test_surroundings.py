@@ -17,6 +17,7 @@ from odd_mount import odd_mount
 
 from catdog import cli
 from catdog.recipe import Recipe, to_toml
+from tests.pace import within
 
 ROOT = Path(__file__).parents[2]
 CATDOG = (sys.executable, "-m", "catdog")
@@ -98,8 +99,7 @@ def test_a_folder_of_a_cluster_without_locks_is_told(tmp_path: Path) -> None:
 
 
 BUILT = """
-import os
-import numpy as np
+import os, sys
 from catdog.command.quiet_tensorflow import import_tensorflow
 import_tensorflow()
 import keras
@@ -108,6 +108,7 @@ from catdog.recipe import Model
 model = build(Model(), 32)
 print(keras.backend.backend(), keras.config.floatx(), keras.config.epsilon(), model.layers[0].output_shape)
 print(os.environ["TF_FORCE_GPU_ALLOW_GROWTH"])
+model.save(sys.argv[1])
 """
 
 
@@ -117,9 +118,12 @@ def test_a_model_is_built_whatever_keras_is_set_to_and_from_weights_that_cannot_
     (tmp_path / ".keras/keras.json").write_text(settings)
     environment = odd_mount(ROOT / "catdog/weights", tmp_path / "odd.so", flock=errno.ENOLCK)
     environment |= {"HOME": str(tmp_path), "KERAS_BACKEND": "torch"}
-    environment |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # as a notebook's commands inherit it
+    environment |= {
+        "PYTHONWARNINGS": "error",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }  # as a notebook's commands inherit it
     environment.pop("KERAS_HOME", None)
-    done = ended([sys.executable, "-c", BUILT], env=environment)
+    done = ended([sys.executable, "-c", BUILT, str(tmp_path / "model.keras")], env=environment)
     assert done.stdout == "tensorflow float32 1e-07 (None, 1, 1, 1280)\ntrue\n", done.stderr
 
 
@@ -159,8 +163,26 @@ def test_what_tensorflow_wrote_is_shown_when_it_cannot_be_imported(
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     done = ended([sys.executable, "-c", IMPORTED], env=os.environ | {"PYTHONPATH": path})
     assert done.returncode == code
-    assert "TensorFlow could not be imported; it wrote:\nmade for other processors\n" in done.stderr
+    assert "while TensorFlow was imported this was written:\nmade for other processors\n" in done.stderr
     assert done.stderr.splitlines()[-1] == last
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_while_tensorflow_is_imported_is_not_told_as_a_failure_of_it(number: int, tmp_path: Path) -> None:
+    fake = "import os, sys, time\nos.write(2, b'made for other processors\\n')\nprint('here', flush=True)\ntime.sleep(600)\n"
+    (tmp_path / "tensorflow.py").write_text(fake)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    process = subprocess.Popen(
+        [sys.executable, "-c", IMPORTED],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "here\n"
+    process.send_signal(number)
+    _, written = process.communicate(timeout=within(60))
+    assert (process.returncode, written) == (-number, "")
 
 
 LONG = "x" * 300
@@ -169,7 +191,7 @@ HOSTILE_PATHS = {
     "a path too long": ("/".join(["x" * 100] * 60), "more than 4,096 characters"),
     "a link to itself": ("loop", "Too many levels of symbolic links"),
     "a path below one": ("loop/data", "Too many levels of symbolic links"),
-    "a path below a file": ("file/data", "Not a directory"),
+    "a path below a file": ("file/data", "a file is where a folder must be"),
 }
 
 
