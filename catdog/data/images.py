@@ -146,9 +146,8 @@ def _decoded(content: bytes, side: int | None, formats: tuple[str, ...]) -> Imag
         warnings.simplefilter("ignore")
         image = _opened(content, formats)
         samples = _samples(image, content)
-        pixels = image.width * image.height
         if image.format in ("JPEG", "MPO"):
-            _require_undamaged(content, check_scans(content, pixels))
+            _require_undamaged(content, image.width * image.height)
         if side is not None and image.format == "JPEG":
             image.draft(image.mode, (2 * side, 2 * side))
         image.load()
@@ -182,15 +181,16 @@ def _opened(content: bytes, formats: tuple[str, ...]) -> Image.Image:
     return image
 
 
-def _require_undamaged(jpeg: bytes, scans: int) -> None:
-    """Raises Unreadable for a JPEG of so many scans of which libjpeg makes up what it cannot read: it warns of that, and
-    Pillow does not tell. The first warning alone is known."""
+def _require_undamaged(jpeg: bytes, pixels: int) -> None:
+    """Raises Unreadable for a JPEG of which libjpeg makes up what it cannot read: it warns of that, and Pillow does not
+    tell. The first warning alone is known."""
     if jpeg[2:4] == b"\xff\xe0" and jpeg[6:11] == b"JFIF\0":
         jpeg = jpeg[:11] + b"\1\1" + jpeg[13:]  # else an odd version would be the first
     try:
         simplejpeg.decode_jpeg(jpeg, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError as error:
-        if _DAMAGE.search(str(error)) or (scans > 1 and _DAMAGE_BETWEEN_SCANS.search(str(error))):
+        between = _DAMAGE_BETWEEN_SCANS.search(str(error)) and check_scans(jpeg, pixels) > 1
+        if between or _DAMAGE.search(str(error)):
             raise Unreadable(f"a JPEG that is damaged or cut short: {one_line(error)}") from None
 
 

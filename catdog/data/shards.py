@@ -141,16 +141,13 @@ class Manifest:
 
 def _why_none(bucket: Bucket) -> str:
     """What there is in place of a data set, and what to do about it."""
-    root = bucket.local("")
-    if root is not None and root.exists() and not root.is_dir():
+    there, root = f"holds no data set: there is no {MANIFEST}", bucket.local("")
+    if root is not None and not root.exists():
+        there = "no such folder"
+    elif root is not None and not root.is_dir():
         return "is a file, where the folder of a data set must be"
-    if (
-        root is not None
-        and root.is_dir()
-        and any((root / f"{name}{s}").is_dir() for name in CLASSES for s in ("", "s"))
-    ):
+    elif root is not None and any((root / folder).is_dir() for name in CLASSES for folder in (name, f"{name}s")):
         return f"holds no data set, but pictures: make one of them elsewhere with `catdog prepare folder:{bucket.uri} DATA_URI`"
-    there = "no such folder" if root is not None and not root.exists() else f"holds no data set: there is no {MANIFEST}"
     return f"{there}; write one with `catdog prepare SOURCE {bucket.uri}`"
 
 

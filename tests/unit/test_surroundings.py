@@ -118,10 +118,8 @@ def test_a_model_is_built_whatever_keras_is_set_to_and_from_weights_that_cannot_
     (tmp_path / ".keras/keras.json").write_text(settings)
     environment = odd_mount(ROOT / "catdog/weights", tmp_path / "odd.so", flock=errno.ENOLCK)
     environment |= {"HOME": str(tmp_path), "KERAS_BACKEND": "torch"}
-    environment |= {
-        "PYTHONWARNINGS": "error",
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    }  # as a notebook's commands inherit it
+    environment |= {"PYTHONWARNINGS": "error"}
+    environment |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # as a notebook's commands inherit it
     environment.pop("KERAS_HOME", None)
     done = ended([sys.executable, "-c", BUILT, str(tmp_path / "model.keras")], env=environment)
     assert done.stdout == "tensorflow float32 1e-07 (None, 1, 1, 1280)\ntrue\n", done.stderr
